@@ -1,0 +1,88 @@
+"""kshot: learn from many tasks, adapt to a new one from a few examples, prove it.
+
+This module is a lazy facade: a name is imported from its own module when it is first used, so that `import kshot` costs
+next to nothing and a program pays only for the parts that it touches.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from kshot import datasets, models, tasks, testing
+    from kshot.episodes import Episodes, Examples
+    from kshot.errors import KshotError
+    from kshot.estimators import FewShotClassifier, FewShotRegressor
+    from kshot.evaluation import evaluate
+    from kshot.functional import class_means, squared_distance
+    from kshot.learners.adapted import AdaptedModel, adapt
+    from kshot.learners.anil import ANIL
+    from kshot.learners.base import Learner
+    from kshot.learners.maml import MAML
+    from kshot.learners.protonet import ProtoNet
+    from kshot.training import Trainer
+
+__all__ = [
+    "ANIL",
+    "MAML",
+    "AdaptedModel",
+    "Episodes",
+    "Examples",
+    "FewShotClassifier",
+    "FewShotRegressor",
+    "KshotError",
+    "Learner",
+    "ProtoNet",
+    "Trainer",
+    "adapt",
+    "class_means",
+    "datasets",
+    "evaluate",
+    "models",
+    "squared_distance",
+    "tasks",
+    "testing",
+]
+
+_MODULES = frozenset({"datasets", "models", "tasks", "testing"})
+
+_HOME = {
+    "ANIL": "kshot.learners.anil",
+    "MAML": "kshot.learners.maml",
+    "AdaptedModel": "kshot.learners.adapted",
+    "Episodes": "kshot.episodes",
+    "Examples": "kshot.episodes",
+    "FewShotClassifier": "kshot.estimators",
+    "FewShotRegressor": "kshot.estimators",
+    "KshotError": "kshot.errors",
+    "Learner": "kshot.learners.base",
+    "ProtoNet": "kshot.learners.protonet",
+    "Trainer": "kshot.training",
+    "adapt": "kshot.learners.adapted",
+    "class_means": "kshot.functional",
+    "evaluate": "kshot.evaluation",
+    "squared_distance": "kshot.functional",
+}
+"""The module that defines each name."""
+
+
+def __getattr__(name: str) -> object:
+    """Imports a public name on first use (PEP 562) and keeps it."""
+    if name in _MODULES:
+        return import_module(f"kshot.{name}")
+    if name in _HOME:
+        value = getattr(import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, __all__, n=1)
+    hint = f". Did you mean {near[0]!r}?" if near else ""
+    raise AttributeError(f"module 'kshot' has no attribute {name!r}{hint}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *globals()])

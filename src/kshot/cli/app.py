@@ -1,0 +1,50 @@
+"""The typer application: every command of kshot."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from kshot.cli import adapt, data, doctor, evaluate, init, pipeline, predict, quickstart, report, train
+from kshot.cli.handling import Commands
+from kshot.cli.options import examples
+
+app = typer.Typer(
+    cls=Commands,
+    name="kshot",
+    help="Learn from many tasks, adapt to a new one from a few examples, prove it.",
+    epilog=examples(
+        "kshot quickstart",
+        "kshot train --learner protonet --data my_images/ --way 5 --shot 1 --steps 500 --out runs/mine",
+        "kshot adapt runs/mine --support new_classes/ --out task.safetensors",
+        "kshot predict task.safetensors photo.jpg",
+    ),
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,  # kshot.cli.handling says what went wrong
+    # Any option of any command may come from the environment: KSHOT_TRAIN_STEPS=100 kshot train ...
+    context_settings={"auto_envvar_prefix": "KSHOT", "help_option_names": ["-h", "--help"]},
+)
+
+for module in (train, evaluate, adapt, predict, report, quickstart, doctor, init, pipeline):
+    name = module.__name__.rpartition(".")[2]
+    app.command(name, epilog=module.EXAMPLES)(module.command)
+app.add_typer(data.app, name="data")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from kshot import __version__
+
+        typer.echo(f"kshot {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Learn from many tasks, adapt to a new one from a few examples, prove it."""

@@ -1,0 +1,68 @@
+"""What becomes of an exception: one line on stderr and an exit code, never a traceback unless KSHOT_DEBUG=1.
+
+Exit codes: 2 for a wrong command line or configuration, 1 for any other error, 130 for Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import typer
+import typer.core
+
+from kshot.errors import ConfigError, KshotError
+
+RESUME = "kshot.resume"
+"""Key of `Context.meta` under which a command says how it would be resumed."""
+
+
+class Commands(typer.core.TyperGroup):
+    """The group of all commands, which turns their exceptions into messages and exit codes."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, BrokenPipeError):
+            raise
+        except (KeyboardInterrupt, typer.Abort):
+            how = ctx.meta.get(RESUME)
+            _print("interrupted." + (f" Resume with: {how}" if how else ""))
+            raise typer.Exit(130) from None
+        except KshotError as error:
+            _debug(error)
+            _print(f"error: {error}")
+            raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None
+        except Exception as error:
+            if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's own: a wrong command line
+                _usage(error)
+                raise typer.Exit(int(error.exit_code)) from None
+            _debug(error)
+            _print(f"error: {_one_line(error)} (not expected; for the traceback set KSHOT_DEBUG=1 and run it again)")
+            raise typer.Exit(1) from None
+
+
+def _usage(error: Any) -> None:
+    context = getattr(error, "ctx", None)
+    _print(f"error: {error.format_message()}")
+    if context is not None:
+        _print(f"See: {context.command_path} --help")
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _debug(error: Exception) -> None:
+    if os.environ.get("KSHOT_DEBUG", "") not in ("", "0"):
+        import traceback
+
+        traceback.print_exception(error, file=sys.stderr)
+
+
+def _print(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,108 @@
+"""`kshot predict`: labels with probabilities for new files, from an adapted task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kshot.cli.options import Json, examples
+from kshot.cli.output import Output
+from kshot.errors import DataError, UnsupportedError
+
+if TYPE_CHECKING:
+    from kshot.learners.adapted import AdaptedModel
+
+EXAMPLES = examples(
+    "kshot predict task.safetensors photo.jpg",
+    "kshot predict task.safetensors *.png --json --top 3",
+)
+
+
+def command(
+    task: Annotated[Path, typer.Argument(metavar="TASK", help="The file that kshot adapt saved.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILES...", help="The files to label; a folder: all in it.")],
+    run: Annotated[
+        str | None,
+        typer.Option(help="The learner that the task belongs to, if it has moved.", show_default=False),
+    ] = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, help="Only the K likeliest labels of each file.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Label files with an adapted task: the likeliest classes with their probabilities."""
+    output = Output(as_json)
+    with output.alone():
+        from kshot.artifacts import load_adapted
+
+        model = load_adapted(task, run=run)
+        found = predict_files(model, expand(files))
+        if top is not None:
+            found = [{**row, "probabilities": dict(list(row["probabilities"].items())[:top])} for row in found]
+        if not as_json:
+            for line in lines(found, top or 3):
+                output.say(line)
+        output.result(found)
+
+
+def expand(paths: Sequence[Path]) -> list[Path]:
+    """The files as they are, and for a folder the files in it that are not hidden.
+
+    Raises:
+        DataError: there is no such file, or nothing in a folder.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+            if not inside:
+                raise DataError(f"expected files to label in {path}, got an empty folder")
+            files += inside
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise DataError(f"there is no file {path}: check the path; it is relative to {Path.cwd()}")
+    return files
+
+
+def predict_files(model: AdaptedModel, files: Sequence[Path]) -> list[dict[str, Any]]:
+    """One `{"file", "label", "probability", "probabilities": {label: p}}` a file, the likeliest label first.
+
+    Raises:
+        UnsupportedError: the task's learner reads no images.
+        ImageError: a file cannot be decoded.
+    """
+    from kshot import datasets
+
+    transform = model.learner.transform
+    if transform is None:
+        raise UnsupportedError(
+            "the learner of this task was saved without a transform, so nothing says how it reads files: use "
+            "kshot.artifacts.load_adapted(path).predict(x) in Python"
+        )
+    probabilities = model.probabilities(datasets.read_images(files, transform)).tolist()
+    rows = []
+    for file, values in zip(files, probabilities):
+        ranked = sorted(zip(map(str, model.labels), values), key=lambda pair: -pair[1])
+        rows.append(
+            {
+                "file": str(file),
+                "label": ranked[0][0],
+                "probability": round(ranked[0][1], 6),
+                "probabilities": {label: round(value, 6) for label, value in ranked},
+            }
+        )
+    return rows
+
+
+def lines(rows: Sequence[dict[str, Any]], top: int) -> list[str]:
+    """A line a file: its name, and the likeliest labels."""
+    width = max((len(row["file"]) for row in rows), default=0)
+    return [
+        f"{row['file'].ljust(width)}  "
+        + "  ".join(f"{label} {value:.1%}" for label, value in list(row["probabilities"].items())[:top])
+        for row in rows
+    ]

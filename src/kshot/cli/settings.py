@@ -1,0 +1,164 @@
+"""defaults < file < environment < flags: the layers of a training configuration, merged.
+
+The environment names a key by its path: `KSHOT_TRAINING__LR=0.01` is `training.lr` (two underscores for each dot). Values
+are YAML: `true`, `3`, `1e-3`, `[1, 2]`, `null`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from kshot.errors import ConfigError, suggest
+
+PREFIX = "KSHOT_"
+
+
+def configs_folder() -> Path:
+    """Where the configurations that ship with kshot are."""
+    return Path(__file__).parent.parent / "configs"
+
+
+def shipped() -> list[str]:
+    """The names of the configurations that ship with kshot."""
+    return sorted(path.stem for path in configs_folder().glob("*.yaml"))
+
+
+def read(name_or_path: str | Path) -> dict[str, Any]:
+    """A configuration file: a path, the folder of a run (its config.yaml), or the name of one that ships with kshot.
+
+    Raises:
+        ConfigError: no such file, no YAML, or no mapping at its top.
+    """
+    path = Path(name_or_path)
+    if path.is_dir() and (path / "config.yaml").is_file():
+        path = path / "config.yaml"
+    elif path.is_dir():
+        raise ConfigError(f"expected a YAML file or a run folder, got {path}, a folder without config.yaml")
+    elif not path.exists() and str(name_or_path) in shipped():
+        path = configs_folder() / f"{name_or_path}.yaml"
+    if not path.is_file():
+        raise ConfigError(
+            f"there is no configuration {name_or_path}: expected a YAML file, a run folder or the name of a shipped one. "
+            f"{suggest(str(name_or_path), shipped())}"
+        )
+    return parse(path)
+
+
+def parse(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        ConfigError: it cannot be read, is no YAML, or holds something else.
+    """
+    import yaml
+
+    try:
+        content = _numbers(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"expected {path} to hold keys and values (learner: ...), got a {type(content).__name__}")
+    return content
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with what `over` says, section by section.
+
+    A section whose `name` changes starts afresh, since its other keys belong to what it was: of `data` only the
+    dataset's `options` do, way and shot stay.
+
+    >>> merge({"learner": {"name": "maml", "inner_lr": 0.4}, "out": "a"}, {"learner": {"name": "protonet"}})
+    {'learner': {'name': 'protonet'}, 'out': 'a'}
+    """
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            if "name" in value and value["name"] != old.get("name"):
+                old = {k: v for k, v in old.items() if k != "options"} if key == "data" else {}
+            merged[key] = merge(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def put(config: dict[str, Any], path: str, value: Any) -> None:
+    """Sets the key `a.b.c` of nested dicts.
+
+    Raises:
+        ConfigError: a part of the path is not a section.
+    """
+    *sections, key = path.split(".")
+    for section in sections:
+        inner = config.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{path}: {section!r} holds the value {inner!r}, not keys of its own")
+        config = inner
+    config[key] = value
+
+
+def assignments(texts: Iterable[str]) -> dict[str, Any]:
+    """What `--set a.b=c ...` says, as nested dicts.
+
+    Raises:
+        ConfigError: not of that form.
+
+    >>> assignments(["training.lr=0.01", "data.train={way: 20}"])
+    {'training': {'lr': 0.01}, 'data': {'train': {'way': 20}}}
+    """
+    config: dict[str, Any] = {}
+    for text in texts:
+        path, equals, value = text.partition("=")
+        if not equals or not all(path.strip().split(".")):
+            raise ConfigError(f"expected --set key.of.it=value, got {text!r}. For example: --set training.lr=0.01")
+        put(config, path.strip(), yaml_value(value, text))
+    return config
+
+
+def from_environment(environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """What variables of the form KSHOT_SECTION__KEY say, as nested dicts.
+
+    >>> from_environment({"KSHOT_TRAINING__LR": "1e-3", "KSHOT_DATA": "/data", "HOME": "/"})
+    {'training': {'lr': 0.001}}
+    """
+    config: dict[str, Any] = {}
+    for name, value in sorted((os.environ if environment is None else environment).items()):
+        if name.startswith(PREFIX) and "__" in name:
+            path = name[len(PREFIX) :].lower().replace("__", ".")
+            if not all(path.split(".")):
+                raise ConfigError(f"expected a name like KSHOT_TRAINING__LR in the environment, got {name}")
+            put(config, path, yaml_value(value, name))
+    return config
+
+
+def yaml_value(text: str, where: str) -> Any:
+    """A value as YAML reads it.
+
+    Raises:
+        ConfigError: no YAML.
+    """
+    import yaml
+
+    try:
+        return _numbers(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: the value is no YAML: {' '.join(str(error).split())}") from error
+
+
+def _numbers(value: Any) -> Any:
+    """YAML 1.1 takes 1e-3, which has no dot, for a text: here it is the number that people mean."""
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
+        return float(value)
+    if isinstance(value, dict):
+        return {key: _numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_numbers(item) for item in value]
+    return value

@@ -1,0 +1,88 @@
+"""Which unseen tasks a learner is evaluated on: the recorded test classes of its own data, or all classes of other data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kshot.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from kshot.learners.base import Learner
+    from kshot.tasks.split import TaskSplit
+
+
+def unseen_tasks(
+    learner: Learner,
+    data: str | None = None,
+    *,
+    way: int | None = None,
+    shot: int | None = None,
+    query: int | None = None,
+    data_dir: Path | None = None,
+    skip_bad: bool = False,
+) -> TaskSplit:
+    """The test split that an evaluation of a learner samples from.
+
+    Args:
+        learner: a trained one; its provenance says what it was trained on.
+        data: a registered dataset, or the path of a folder, zip or CSV; None for the learner's own data.
+        way, shot, query: in place of those that it was trained for.
+
+    Raises:
+        ArtifactError: without `data`, of a learner that does not say what it was trained on.
+    """
+    from kshot import tasks
+
+    spec: dict[str, Any] = dict(learner.provenance.get("source") or {})
+    asked = {key: value for key, value in (("way", way), ("shot", shot), ("query", query)) if value is not None}
+    if data is None and not spec:
+        raise ArtifactError("this learner does not say which data it was trained on: name some to evaluate it on, with --data")
+    if data is None or is_own(spec, data):
+        if data_dir is not None and spec["name_or_path"] not in tasks.FAMILIES:
+            spec["data_dir"] = data_dir
+        if skip_bad:
+            spec["skip_bad"] = True
+        split = tasks.load(**spec).test
+        return split.replace(**asked) if asked else split
+    options = foreign_options(learner, data, skip_bad=skip_bad)
+    own = {key: spec[key] for key in ("way", "shot", "query") if isinstance(spec.get(key), int)}
+    return tasks.load(data, data_dir=data_dir, **{**own, **asked}, **options).test
+
+
+def is_own(spec: dict[str, Any], data: str) -> bool:
+    """Whether `data` is what the task source `spec` was made of."""
+    name, path = identify(data)
+    trained_path = spec.get("path")
+    if path is not None and trained_path is not None:
+        return Path(trained_path) == path
+    return path is None and trained_path is None and spec.get("name_or_path") == name
+
+
+def identify(data: str) -> tuple[str, Path | None]:
+    """The name of the dataset that `data` stands for, and the absolute path where it is a user's own."""
+    from kshot import datasets, tasks
+
+    if data in datasets.names() or data in tasks.FAMILIES:
+        return data, None
+    path = Path(data).expanduser().absolute()
+    table = path.name.lower().endswith((".csv", ".tsv", ".csv.gz", ".tsv.gz"))
+    return ("csv" if table else "folder"), path
+
+
+def foreign_options(learner: Learner, data: str, *, skip_bad: bool = False) -> dict[str, Any]:
+    """How data that a learner was not trained on is read: by the learner's own transform, all classes in `test`."""
+    from kshot import datasets, tasks
+
+    name, path = identify(data)
+    if name in tasks.FAMILIES:
+        return {}
+    known = datasets.entry(name).options
+    options: dict[str, Any] = {}
+    if "transform" in known and learner.transform is not None:
+        options["transform"] = learner.transform.to_dict()
+    if path is not None or known.get("split") == "all":
+        options["split"] = "all"
+    if skip_bad:
+        options["skip_bad"] = True
+    return options

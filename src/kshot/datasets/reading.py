@@ -1,0 +1,72 @@
+"""A new task from files: a support set with a folder per class, and the files to predict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kshot.datasets.archive import open_tree
+from kshot.datasets.images import decode, refuse_bad
+from kshot.datasets.layout import ordered_images, read_layout
+from kshot.datasets.transform import ImageTransform, Transform
+from kshot.errors import DataError, UnsupportedError
+
+
+def read_support(path: str | Path, transform: Transform, skip_bad: bool = False) -> tuple[Tensor, list[str], list[str]]:
+    """A support set from a folder or a zip with a subfolder per class; for a learner of tables, from a CSV.
+
+    Args:
+        path: the folder, the zip, or the CSV (its label column as for `datasets.load`).
+        transform: the learner's own.
+        skip_bad: leave out files that cannot be decoded.
+
+    Returns:
+        uint8 images `[n, C, H, W]` (or features `[n, d]`); the label of each, the name of its folder; its file.
+
+    Raises:
+        ImageError: a file cannot be decoded, and `skip_bad` is false; or none can.
+        DataError: no images, or no subfolders.
+    """
+    if not isinstance(transform, ImageTransform):
+        return _read_table(path, transform)
+    with open_tree(path) as tree:
+        names = tree.names()
+        read_layout(names, path)  # raises where there are no classes
+        files = ordered_images(names)
+        decoded, errors = decode(
+            [(name, lambda name=name: tree.read(name)) for name in files],  # type: ignore[misc]
+            transform,
+        )
+    refuse_bad(decoded.bad, errors, skip_bad and bool(decoded.names), where=str(path))
+    labels = [name for _, name, count in read_layout(decoded.names, path).classes for _ in range(count)]
+    return decoded.x, labels, decoded.names
+
+
+def read_images(paths: Sequence[str | Path], transform: Transform) -> Tensor:
+    """The files to predict, uint8 `[n, C, H, W]`.
+
+    Raises:
+        ImageError: a file is not there or cannot be decoded.
+        UnsupportedError: the learner that `transform` belongs to does not take images.
+    """
+    if not isinstance(transform, ImageTransform):
+        raise UnsupportedError(
+            f"expected a learner of images, got one whose inputs come from a {type(transform).__name__}: give it its "
+            "features instead of files"
+        )
+    if not paths:
+        return torch.empty((0, *transform.shape), dtype=torch.uint8)
+    return torch.stack([transform.read(path) for path in paths])
+
+
+def _read_table(path: str | Path, transform: Transform) -> tuple[Tensor, list[str], list[str]]:
+    from kshot.datasets.csv import read_table
+    from kshot.datasets.transform import TableTransform
+
+    if not isinstance(transform, TableTransform):
+        raise DataError(f"expected a transform that reads files, got {type(transform).__name__}: give arrays instead")
+    table = read_table(Path(path))
+    return table.encode(transform), table.labels, [f"{path}:{line}" for line in table.lines]

@@ -1,0 +1,148 @@
+"""Features that all tasks share, computed once over a meta-batch's examples, outside any `vmap`.
+
+In train mode a network with batch statistics sees one task's real examples at a time (support and query together), so
+that no statistics cross tasks, chunks, ranks or padding. Otherwise all examples are one flat batch, in chunks: on a
+CPU chunks larger than the cache lose the gain of batching, on a GPU the larger the better.
+"""
+
+from __future__ import annotations
+
+from operator import itemgetter
+
+import torch
+from torch import Tensor
+
+from kshot.engine.hooks import Hooks, as_module
+from kshot.episodes import Episodes, Input, first_tensor, map_input
+from kshot.models.norms import has_batch_statistics
+
+CPU_CHUNK = 128
+GPU_CHUNK = 8192
+
+
+def compute_features(learner: Hooks, x: Input, chunk: int | None = None) -> Input:
+    """Shared features of examples `[n, *shape]` in flat chunks: `[n, d]` (whatever `learner.features` returns)."""
+    tensor = first_tensor(x)
+    size = chunk or (CPU_CHUNK if tensor.device.type == "cpu" else GPU_CHUNK)
+    n = tensor.shape[0]
+    if n <= size:
+        return learner.features(x)  # type: ignore[no-any-return]
+    parts = [learner.features(map_input(itemgetter(slice(i, i + size)), x)) for i in range(0, n, size)]
+    if isinstance(parts[0], dict):
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return torch.cat(parts)
+
+
+def with_features(learner: Hooks, episodes: Episodes) -> Episodes:
+    """The same episodes with `x` replaced by the learner's shared features."""
+    if not learner.shares_features():
+        return episodes
+    support, query = episodes.support, episodes.query
+    tasks, n_support, n_query = len(episodes), support.size, query.size
+    both = _join(support.x, query.x)
+    mask = torch.cat([support.mask, query.mask], dim=1)
+    padded = support.padded or query.padded
+    if learner.training and has_batch_statistics(as_module(learner)):
+        parts = []
+        for t in range(tasks):
+            x = map_input(itemgetter(t), both)
+            if padded:
+                parts.append(_scatter(learner.features(map_input(itemgetter(mask[t]), x)), mask[t]))
+            else:
+                parts.append(learner.features(x))
+        features = _stack(parts)
+    else:
+        flat = map_input(lambda v: v.flatten(0, 1), both)
+        if padded:
+            real = mask.flatten()
+            z = compute_features(learner, map_input(lambda v: v[real], flat))
+            features = map_input(lambda v: v.unflatten(0, (tasks, -1)), _scatter(z, real))
+        else:
+            features = map_input(lambda v: v.unflatten(0, (tasks, -1)), compute_features(learner, flat))
+    return Episodes(
+        support.replace_x(map_input(lambda v: v[:, :n_support], features)),
+        query.replace_x(map_input(lambda v: v[:, n_support : n_support + n_query], features)),
+        episodes.class_ids,
+        episodes.support_ids,
+        episodes.query_ids,
+    )
+
+
+def _join(a: Input, b: Input) -> Input:
+    if isinstance(a, dict):
+        assert isinstance(b, dict)
+        return {name: torch.cat([a[name], b[name]], dim=1) for name in a}
+    assert isinstance(b, Tensor)
+    return torch.cat([a, b], dim=1)
+
+
+def _scatter(z: Input, mask: Tensor) -> Input:
+    """Puts the rows of the real examples back among zeros for the padding."""
+    where = mask.nonzero().squeeze(-1)
+    return map_input(lambda v: v.new_zeros(mask.shape[0], *v.shape[1:]).index_copy(0, where, v), z)
+
+
+def _stack(parts: list[Input]) -> Input:
+    if isinstance(parts[0], dict):
+        return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}  # type: ignore[index]
+    return torch.stack(parts)  # type: ignore[arg-type]
+
+
+class FeatureCache:
+    """Features computed once for each example of a pool: evaluation and serving meet the same examples in many tasks.
+
+    Valid while the learner is in eval mode and its parameters stay as they are. Episodes without example ids, or a
+    learner without shared features, pass through uncached.
+    """
+
+    def __init__(self, learner: Hooks) -> None:
+        self.learner = learner
+        self._row = torch.full((0,), -1, dtype=torch.int64)
+        self._table: Tensor | None = None
+
+    def __call__(self, episodes: Episodes) -> Episodes:
+        """Like `with_features`, computing only the examples that were never seen before."""
+        support, query = episodes.support, episodes.query
+        ids = (episodes.support_ids, episodes.query_ids)
+        cached = (
+            self.learner.shares_features()
+            and not self.learner.training
+            and isinstance(support.x, Tensor)
+            and isinstance(query.x, Tensor)
+        )
+        if not cached or ids[0] is None or ids[1] is None:
+            return with_features(self.learner, episodes)
+        assert isinstance(support.x, Tensor)
+        assert isinstance(query.x, Tensor)
+        keys = torch.cat([ids[0], ids[1]], dim=1)
+        if (keys[torch.cat([support.mask, query.mask], dim=1)] < 0).any():
+            return with_features(self.learner, episodes)
+        self._add(keys, torch.cat([support.x, query.x], dim=1))
+        assert self._table is not None
+        rows = self._row.to(keys.device)[keys.clamp(min=0)].clamp(min=0)
+        z = self._table[rows] * (keys >= 0).view(*keys.shape, *[1] * (self._table.ndim - 1))
+        n = support.size
+        return Episodes(support.replace_x(z[:, :n]), query.replace_x(z[:, n:]), episodes.class_ids, *ids)
+
+    def _add(self, keys: Tensor, x: Tensor) -> None:
+        flat, x = keys.flatten(), x.flatten(0, 1)
+        top = int(flat.max()) + 1
+        if top > len(self._row):
+            grown = torch.full((max(top, 2 * len(self._row)),), -1, dtype=torch.int64)
+            grown[: len(self._row)] = self._row
+            self._row = grown
+        host = flat.cpu()
+        # The first position of every key that is new: unique keeps the smallest index through a stable sort.
+        order = host.argsort(stable=True)
+        ordered = host[order]
+        first = torch.ones_like(ordered, dtype=torch.bool)
+        first[1:] = ordered[1:] != ordered[:-1]
+        new = order[first & (ordered >= 0)]
+        new = new[self._row[host[new]] < 0]
+        if not len(new):
+            return
+        z = compute_features(self.learner, x[new.to(x.device)])
+        assert isinstance(z, Tensor)
+        have = 0 if self._table is None else len(self._table)
+        self._row[host[new]] = torch.arange(have, have + len(new))
+        self._table = z if self._table is None else torch.cat([self._table, z])

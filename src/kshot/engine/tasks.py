@@ -1,0 +1,151 @@
+"""From one task to a meta-batch.
+
+`loop` runs the tasks one after another and is the reference. `vmap` runs the same single-task code on all of them at
+once; `compile` compiles that; `native` hands the whole meta-batch to hooks that take leading dimensions. The
+conformance suite asserts that a learner's modes give the same losses and meta-gradients.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from kshot.engine.features import FeatureCache, with_features
+from kshot.engine.hooks import Hooks
+from kshot.episodes import Episodes, Examples
+from kshot.errors import UnsupportedError, suggest
+
+MODES = ("loop", "vmap", "compile", "native")
+
+_backend = "inductor"
+
+
+@contextlib.contextmanager
+def compile_backend(name: str) -> Iterator[None]:
+    """Compiles with another backend of torch.compile inside the context (`aot_eager` needs no C++ compiler)."""
+    global _backend
+    before, _backend = _backend, name
+    try:
+        yield
+    finally:
+        _backend = before
+
+
+def check_mode(learner: Hooks, mode: str) -> None:
+    """Raises `UnsupportedError` for a mode that does not exist or that the learner does not declare."""
+    if mode not in MODES:
+        raise UnsupportedError(
+            f"expected an engine mode of {', '.join(MODES)} or auto, got {mode!r}. {suggest(mode, MODES)}"
+        )
+    if mode == "native" and not learner.native:
+        raise UnsupportedError(
+            f"{type(learner).__name__} takes one task at a time: use loop, vmap or compile, not native"
+        )
+    if mode != "native" and mode not in learner.modes:
+        raise UnsupportedError(
+            f"{type(learner).__name__} declares the engine modes {', '.join(learner.modes)}, not {mode}"
+        )
+
+
+TaskFunction = Callable[[Examples, Examples], Any]
+
+
+def map_tasks(
+    learner: Hooks, function: TaskFunction, episodes: Episodes, mode: str, chunk: int | None = None, key: Any = None
+) -> Any:
+    """Applies a single-task function of (support, query) to every task and stacks the results.
+
+    Args:
+        function: returns a pytree of tensors.
+        mode: one of `MODES`.
+        chunk: tasks at once, where memory asks for it.
+        key: names the function among the learner's compiled ones (compile only).
+    """
+    check_mode(learner, mode)
+    support, query = tighten(episodes.support), tighten(episodes.query)
+    if mode == "loop":
+        results = [function(support[t], query[t]) for t in range(len(episodes))]
+        return pytree.tree_map(lambda *values: torch.stack(values), *results)
+    if mode == "compile":
+        function = _compiled(learner, function, key)
+    elif mode == "vmap":
+        function = torch.vmap(function, randomness="different")
+    if chunk is None or chunk >= len(episodes):
+        return function(support, query)
+    parts = [function(support[i : i + chunk], query[i : i + chunk]) for i in range(0, len(episodes), chunk)]
+    return pytree.tree_map(lambda *values: torch.cat(values), *parts)
+
+
+def tighten(examples: Examples) -> Examples:
+    """Notes where no example is padding, so that hooks may skip the masking (on a CPU, where looking is free)."""
+    if examples.padded and examples.device.type == "cpu" and bool(examples.mask.all()) and bool(examples.classes.all()):
+        return Examples(examples.x, examples.y, examples.mask, examples.classes, padded=False)
+    return examples
+
+
+def _compiled(learner: Hooks, function: TaskFunction, key: Any) -> TaskFunction:
+    cache: dict[Any, TaskFunction] = learner.__dict__.setdefault("_compiled", {})
+    slot = (key, _backend)
+    if key is None or slot not in cache:
+        mapped = torch.vmap(function, randomness="different")
+
+        # A pytree of our own type cannot cross into a compiled region on every version: plain leaves can.
+        def run(leaves: list[Tensor], spec: Any) -> Any:
+            support, query = pytree.tree_unflatten(leaves, spec)
+            return mapped(support, query)
+
+        # One code object for each learner, so that learners do not use up each other's recompilations.
+        run.__code__ = run.__code__.replace(co_name=f"run_{type(learner).__name__}_{id(learner)}")
+        compiled = torch.compile(run, backend=_backend, fullgraph=True, dynamic=False)
+
+        def call(support: Examples, query: Examples) -> Any:
+            leaves, spec = pytree.tree_flatten((support, query))
+            with warnings.catch_warnings():
+                # Tracing looks at .grad of the features, which are no leaves: torch warns about its own look.
+                warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
+                return compiled(leaves, spec)
+
+        cache[slot] = call
+    return cache[slot]
+
+
+def task_losses(learner: Hooks, episodes: Episodes, mode: str, chunk: int | None = None) -> Tensor:
+    """The objective of every task of a meta-batch of raw inputs, `[T]`, differentiable in the learner's parameters."""
+    losses: Tensor = map_tasks(
+        learner, learner.objective, with_features(learner, episodes), mode, chunk, key="objective"
+    )
+    return losses
+
+
+def predict_queries(
+    learner: Hooks,
+    episodes: Episodes,
+    mode: str = "loop",
+    chunk: int | None = None,
+    *,
+    cache: FeatureCache | None = None,
+    **options: Any,
+) -> Any:
+    """Adapts to every support set and predicts every query, without an outer gradient.
+
+    Args:
+        episodes: raw inputs.
+        cache: computes the features of an example that occurs in many tasks once.
+        options: handed on to `adapt` (inner steps, say).
+
+    Returns:
+        The learner's outputs, `[T, n_query, way]` logits or `[T, n_query, d]` values.
+    """
+
+    def run(support: Examples, query: Examples) -> Any:
+        return learner.predict_with_mask(learner.adapt(support, **options), query)
+
+    with torch.no_grad():
+        featured = with_features(learner, episodes) if cache is None else cache(episodes)
+        return map_tasks(learner, run, featured, mode, chunk, key=("predict", tuple(sorted(options.items()))))

@@ -1,0 +1,186 @@
+"""A learner's scores on the tasks of a split, as an iterator of results; everything that evaluates is built on it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kshot import engine, metrics
+from kshot.engine import FeatureCache
+from kshot.episodes import Episodes, first_tensor
+from kshot.errors import ConfigError, UnsupportedError
+from kshot.learners.base import Learner
+from kshot.tasks.split import TaskSplit
+
+EXAMPLES_AT_ONCE = 4096
+"""Examples of a batch of tasks: more gains nothing on a CPU and costs memory."""
+
+Change = Callable[[Episodes], Episodes]
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The results of a batch of tasks.
+
+    Attributes:
+        first: number of its first task.
+        episodes: the tasks, raw inputs.
+        outputs: the learner's outputs for the queries, `[T, n, way]` logits or `[T, n, d]` values.
+        values: the tasks' scores, float64 `[T]` on the CPU: accuracy, or mean squared error.
+    """
+
+    first: int
+    episodes: Episodes
+    outputs: Tensor
+    values: Tensor
+
+
+def iter_scores(
+    learner: Learner,
+    split: TaskSplit,
+    tasks: int,
+    *,
+    seed: int = 1,
+    first: int = 0,
+    batch: int | None = None,
+    mode: str = "auto",
+    cache: FeatureCache | None = None,
+    options: Mapping[str, Any] | None = None,
+    change: Change | None = None,
+) -> Iterator[Scores]:
+    """Adapts the learner, in eval mode, to the tasks `first`, ..., `first + tasks - 1` of a split and scores the queries.
+
+    Args:
+        learner: left as it is.
+        split: where the tasks are sampled from. Whether the learner has seen its classes is not asked here.
+        seed: of the tasks.
+        batch: tasks at once; by default as many as `EXAMPLES_AT_ONCE` allows.
+        mode: of the engine; `"auto"` takes the learner's own or measures.
+        cache: features computed before with the same learner on the same pool.
+        options: of the learner's `adapt`.
+        change: what is done to the episodes first. Where it changes inputs it has to drop their ids.
+
+    Raises:
+        UnsupportedError: the learner cannot do tasks of this kind, way or shape.
+        ConfigError: fewer than one task.
+    """
+    if tasks < 1:
+        raise ConfigError(f"expected at least 1 task to score, got {tasks}")
+    check_fits(learner, split)
+    cache = FeatureCache(learner) if cache is None else cache
+    size = batch or max(1, min(256, EXAMPLES_AT_ONCE // max(1, split.support_size + split.query_size)))
+    device = device_of(learner)
+    for start in range(first, first + tasks, size):
+        count = min(size, first + tasks - start)
+        with evaluating(learner):
+            # Sampled on the CPU, where masks are cheap to look at, unless the learner is elsewhere.
+            episodes = split.sample(count, seed=seed, first=start, device=None if device.type == "cpu" else device)
+            episodes = widen(episodes if change is None else change(episodes), learner.way)
+            chosen = predict_mode(learner, episodes, options) if mode == "auto" else mode
+            outputs = engine.predict_queries(learner, episodes, chosen, cache=cache, **(options or {}))
+        yield Scores(start - first, episodes, outputs, metrics.score(outputs, episodes.query).cpu())
+
+
+def score_tasks(learner: Learner, split: TaskSplit, tasks: int, **arguments: Any) -> Tensor:
+    """The scores of tasks, float64 `[tasks]`; arguments as for `iter_scores`."""
+    return torch.cat([scores.values for scores in iter_scores(learner, split, tasks, **arguments)])
+
+
+def check_fits(learner: Learner, split: TaskSplit) -> None:
+    """Raises `UnsupportedError` where a learner cannot do a split's tasks: their kind, their way, the shape of examples."""
+    name = type(learner).__name__
+    if (learner.outputs == "logits") != (split.kind == "classification"):
+        kind = "classification" if learner.outputs == "logits" else "regression"
+        raise UnsupportedError(f"this {name} was made for {kind}, but the tasks of {split} are {split.kind}: use tasks of its kind")
+    if learner.way is not None and split.way > learner.way:
+        raise UnsupportedError(
+            f"this {name} has a head of {learner.way} classes, the tasks of {split} have {split.way}: use way={learner.way} or "
+            f"less, train one with way={split.way}, or use a learner without a fixed head (ProtoNet)"
+        )
+    wanted, given = learner.input_shape, example_shape(split)
+    if wanted is not None and given is not None and wanted != given:
+        raise UnsupportedError(
+            f"this {name} takes examples of shape {list(wanted)}, those of {split} have {list(given)}: load the data with the "
+            "learner's own transform (transform=learner.transform), or train a learner on it"
+        )
+
+
+def example_shape(split: TaskSplit) -> tuple[int, ...] | None:
+    """The shape of one input of a split, where it is known."""
+    shape = getattr(split, "example_shape", None)
+    if shape is None and split._source is not None:
+        shape = split._source.example_shape
+    return None if shape is None else tuple(shape)
+
+
+def device_of(learner: Learner) -> torch.device:
+    """Where the learner's parameters are."""
+    parameter = next(learner.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+@contextlib.contextmanager
+def evaluating(learner: Learner) -> Iterator[None]:
+    """Eval mode for the length of a block; each module gets its own mode back."""
+    modes = [(module, module.training) for module in learner.modules()]
+    learner.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def widen(episodes: Episodes, way: int | None) -> Episodes:
+    """The same tasks with room for `way` classes, those beyond their own masked: what a larger fixed head takes."""
+    extra = 0 if way is None or episodes.way == 0 else way - episodes.way
+    if extra <= 0:
+        return episodes
+    support, query = (
+        replace(e, classes=F.pad(e.classes, (0, extra), value=False), padded=True) for e in (episodes.support, episodes.query)
+    )
+    return replace(episodes, support=support, query=query, class_ids=F.pad(episodes.class_ids, (0, extra), value=-1))
+
+
+def predict_mode(learner: Learner, episodes: Episodes, options: Mapping[str, Any] | None = None) -> str:
+    """The engine mode for predictions: native where there is one, else the faster of loop and vmap on a few of the tasks.
+
+    Measured once for each shape and remembered by the learner. Compiling a graph takes longer than most evaluations.
+    """
+    if learner.native:
+        return "native"
+    modes = [mode for mode in ("loop", "vmap") if mode in learner.modes]
+    if len(modes) < 2 or len(episodes) < 2:
+        return modes[0] if modes else "loop"
+    shapes = (tuple(episodes.support.mask.shape[1:]), tuple(episodes.query.mask.shape[1:]))
+    # Vmap's gain grows with the tasks that it gets at once.
+    key = ("predict", *shapes, str(episodes.device), tuple(sorted((options or {}).items())))
+    if key not in learner._modes:
+        few = episodes[: min(8, len(episodes))]
+        seconds = {mode: min(_seconds(learner, few, mode, options) for _ in range(2)) for mode in modes}
+        learner._modes[key] = min(seconds, key=lambda mode: seconds[mode])
+    return learner._modes[key]
+
+
+def _seconds(learner: Learner, episodes: Episodes, mode: str, options: Mapping[str, Any] | None) -> float:
+    start = time.perf_counter()
+    with torch.random.fork_rng([]):
+        outputs = engine.predict_queries(learner, episodes, mode, **(options or {}))
+    if first_tensor(outputs).device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def chance(split: TaskSplit) -> float:
+    """The accuracy of guessing; for tasks of uneven way that of the largest."""
+    return 1.0 / split.way if split.way else math.nan

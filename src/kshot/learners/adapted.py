@@ -1,0 +1,222 @@
+"""A learner adapted to one task: what predicts."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kshot import engine
+from kshot.episodes import Examples, Input, first_tensor, map_input
+from kshot.errors import SupportError, UnsupportedError
+from kshot.functional import mask_logits
+from kshot.learners.base import Learner, check_finite
+
+
+class AdaptedModel:
+    """A predictor for one task.
+
+    Attributes:
+        learner: the learner it came from, in eval mode; shared, never changed.
+        adapted: what `learner.adapt` returned: a pytree of tensors.
+        classes: bool `[way]`, the classes that the task has.
+        labels: the user's name of each class, in the order of the logits; empty for regression.
+        metadata: whatever else belongs to the task, JSON-able (the support files' names, say).
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        adapted: Any,
+        classes: Tensor,
+        labels: Sequence[Any] = (),
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        self.learner, self.adapted, self.classes = learner, adapted, classes
+        self.labels = list(labels)
+        self.metadata = metadata or {}
+
+    @torch.no_grad()
+    def predict(self, x: Any) -> Tensor:
+        """The learner's output for raw inputs.
+
+        Args:
+            x: examples `[n, *shape]`: floats as a task source yields them, or uint8 images, which the learner's
+                transform normalises.
+
+        Returns:
+            Logits `[n, way]`, those of classes that the task does not have at a finite minimum; or values `[n, d]`.
+
+        Raises:
+            SupportError: the examples have the wrong shape or hold NaNs.
+        """
+        x = prepare_input(self.learner, x, "query")
+        with _evaluating(self.learner):
+            z = engine.compute_features(self.learner, x)
+            output = self.learner.predict(self.adapted, z)
+        return mask_logits(output, self.classes) if self.learner.outputs == "logits" else output
+
+    def probabilities(self, x: Any) -> Tensor:
+        """Class probabilities `[n, len(labels)]`, in the order of `labels`.
+
+        Raises:
+            UnsupportedError: the learner is a regressor.
+        """
+        if self.learner.outputs != "logits":
+            raise UnsupportedError(
+                f"{type(self.learner).__name__} was made for regression: use predict(x), which returns values"
+            )
+        return self.predict(x).softmax(-1)[:, : len(self.labels) or None]
+
+    def classify(self, x: Any) -> list[Any]:
+        """The label of each example."""
+        return [self.labels[i] for i in self.probabilities(x).argmax(-1).tolist()]
+
+    def save(self, path: str | Path) -> Path:
+        """Saves the task as one safetensors file, which `kshot.artifacts.load_adapted` and `kshot predict` read."""
+        from kshot.artifacts import save_adapted
+
+        return save_adapted(self, path)
+
+
+class _evaluating:
+    """Eval mode for the length of a block; nothing is touched where the learner is in eval mode already (threads)."""
+
+    def __init__(self, learner: Learner) -> None:
+        self.learner, self.training = learner, learner.training
+
+    def __enter__(self) -> None:
+        if self.training:
+            self.learner.eval()
+
+    def __exit__(self, *_: object) -> None:
+        if self.training:
+            self.learner.train()
+
+
+def prepare_input(learner: Learner, x: Any, what: str) -> Input:
+    """Checks raw examples and brings them into the form and onto the device that the learner expects.
+
+    Raises:
+        SupportError: not a number, not of the shape that the learner takes, or NaN or infinite somewhere.
+    """
+    if isinstance(x, dict):
+        x = {name: torch.as_tensor(value) for name, value in x.items()}
+    else:
+        try:
+            x = torch.as_tensor(x)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise SupportError(
+                f"expected the {what} examples as a tensor or a numeric array, got {type(x).__name__}"
+            ) from error
+        if x.dtype == torch.uint8 and learner.transform is not None:
+            x = learner.transform.normalise(x)
+        elif not x.is_floating_point() and x.dtype != torch.uint8:
+            x = x.to(torch.get_default_dtype())
+        shape = learner.input_shape
+        if shape is not None and tuple(x.shape[1:]) != shape:
+            raise SupportError(
+                f"expected {what} examples of shape [n, {', '.join(map(str, shape))}], got {list(x.shape)}. "
+                "Bring them to the size and channels that it was trained with (kshot.datasets.read_images does)."
+            )
+    if not check_finite(x):
+        raise SupportError(f"the {what} examples hold NaN or infinite values: remove or impute them first")
+    parameter = next(learner.parameters(), None)
+    if parameter is not None:
+        x = map_input(
+            lambda t: (
+                t.to(parameter.device, parameter.dtype)
+                if t.is_floating_point() or t.dtype == torch.uint8
+                else t.to(parameter.device)
+            ),
+            x,
+        )
+    return x  # type: ignore[no-any-return]
+
+
+def prepare_support(
+    learner: Learner, support: Examples | tuple[Any, Any], way: int | None = None
+) -> tuple[Examples, list[Any]]:
+    """Checks a support set and returns it with the labels' names.
+
+    Args:
+        support: `Examples`, or `(x, labels)` with labels of any kind (strings, numbers); floats for regression.
+        way: classes to make room for; by default those that are there (a fixed head's own size where it has one).
+
+    Raises:
+        SupportError: empty, one class only, NaNs, the wrong shape, or lengths that differ.
+        UnsupportedError: more classes than the learner's head.
+    """
+    if isinstance(support, Examples):
+        x, labels = prepare_input(learner, support.x, "support"), list(range(support.way))
+        device = first_tensor(x).device
+        examples = support.to(device).replace_x(x)
+        present = int(examples.classes.sum())
+    else:
+        x = prepare_input(learner, support[0], "support")
+        n, device = first_tensor(x).shape[0], first_tensor(x).device
+        if len(support[1]) != n:
+            raise SupportError(f"expected one label for each of the {n} support examples, got {len(support[1])}")
+        if learner.outputs == "logits":
+            values = support[1].tolist() if isinstance(support[1], Tensor) else list(support[1])
+            labels = sorted(set(values), key=lambda v: (str(type(v)), v))
+            index = {label: i for i, label in enumerate(labels)}
+            y = torch.tensor([index[value] for value in values], dtype=torch.int64, device=device)
+            present = len(labels)
+            examples = Examples.of(x, y, way=max(way or 0, learner.way or 0, present))
+        else:
+            dtype = first_tensor(x).dtype if first_tensor(x).is_floating_point() else None
+            y = torch.as_tensor(support[1], dtype=dtype, device=device)
+            if not bool(torch.isfinite(y).all()):
+                raise SupportError("the support targets hold NaN or infinite values: remove or impute them first")
+            labels, present = [], 0
+            examples = Examples.of(x, y)
+    if examples.size == 0 or not bool(examples.mask.any()):
+        raise SupportError("the support set is empty: give at least one example of each class")
+    if learner.outputs == "logits":
+        if present < 2:
+            raise SupportError(
+                f"expected a support set of at least two classes, got {present} ({', '.join(map(str, labels[:1]))}). "
+                "Add examples of what the class is to be told from."
+            )
+        if learner.way is not None and present > learner.way:
+            raise UnsupportedError(
+                f"this {type(learner).__name__} has a head of {learner.way} classes, the support set has {present}. "
+                f"Train one with way={present}, or use a learner without a fixed head (ProtoNet)."
+            )
+    return examples, labels
+
+
+def adapt(learner: Learner, support: Examples | tuple[Any, Any], **options: Any) -> AdaptedModel:
+    """Adapts a learner to one task, given raw inputs.
+
+    Args:
+        learner: left as it is.
+        support: `Examples`, or `(x, labels)`: x `[n, *shape]` floats or uint8 images, labels of any kind.
+        options: what the learner's `adapt` takes (`steps=10`, say).
+
+    Raises:
+        SupportError: a support set that no learner can adapt to.
+        UnsupportedError: more classes than the learner can tell apart, or an option that it does not have.
+
+    >>> import torch, kshot
+    >>> learner = kshot.ProtoNet(kshot.models.MLP(2, hidden=(8,)))
+    >>> model = kshot.adapt(learner, (torch.tensor([[0.0, 1.0], [1.0, 0.0]]), ["up", "right"]))
+    >>> model.classify(torch.tensor([[0.0, 0.9]]))
+    ['up']
+    """
+    for name in options:
+        if name not in learner.adapt_options:
+            known = learner.adapt_options
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"It takes: {', '.join(known) or 'no options'}."
+            raise UnsupportedError(f"{type(learner).__name__}.adapt takes no option {name!r}. {hint}")
+    examples, labels = prepare_support(learner, support)
+    with torch.no_grad(), _evaluating(learner):
+        features = engine.compute_features(learner, examples.x)
+        adapted = learner.adapt(examples.replace_x(features), **options)
+    return AdaptedModel(learner, adapted, examples.classes, labels)

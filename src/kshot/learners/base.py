@@ -1,0 +1,204 @@
+"""The protocol: a learner turns a labelled support set into a predictor.
+
+::
+
+    features(x) -> z                     what all tasks share, outside any task
+    adapt(support) -> adapted            one task: a pytree of tensors, nothing else
+    predict(adapted, z) -> output        one task
+
+Write these three for one task. `learner(episodes)` runs them over a meta-batch, `kshot.Trainer` trains it,
+`kshot.evaluate` measures it, `learner.save_pretrained` saves it, and the conformance suite tests it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from kshot import engine
+from kshot.capture import CapturedModule
+from kshot.episodes import Episodes, Examples, Input
+from kshot.errors import UnsupportedError
+from kshot.functional import masked_cross_entropy, masked_gaussian_nll, masked_mse
+from kshot.models import norms
+
+if TYPE_CHECKING:
+    from kshot.datasets.transform import Transform
+
+MetaGradient = Literal["exact", "first_order", "implicit", "reptile"]
+Outputs = Literal["logits", "values", "mean_variance"]
+
+
+class Learner(CapturedModule):
+    """Base class of every meta-learning algorithm.
+
+    A learner is an `nn.Module` whose parameters are the meta-parameters. It keeps nothing of a task in `self`: what
+    `adapt` finds out is in what it returns.
+
+    What a learner declares, as class attributes or properties:
+
+    Attributes:
+        meta_gradient: kind of gradient that `learner(episodes).mean().backward()` gives.
+        outputs: `"logits"` `[n, way]`, `"values"` `[n, d]` or `"mean_variance"` `[n, 2d]`; decides the default loss.
+        transductive: whether a prediction depends on the other queries.
+        modes: engine modes that its hooks can run in.
+        native: whether its hooks take whole meta-batches (any leading dimensions) as they are.
+        support_order_matters: whether the order of the support examples may change the prediction.
+    """
+
+    meta_gradient: MetaGradient = "exact"
+    outputs: Outputs = "logits"
+    transductive: bool = False
+    modes: tuple[str, ...] = ("loop", "vmap", "compile")
+    native: bool = False
+    support_order_matters: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.transform: Transform | None = None
+        self.provenance: dict[str, Any] = {}
+        self._modes: dict[Any, str] = {}
+
+    # ---------------------------------------------------------------- the author's side
+
+    def features(self, x: Any) -> Any:
+        """What all tasks share and no task adapts, of raw examples `[n, *shape]`; the identity by default."""
+        return x
+
+    def adapt(self, support: Examples, **options: Any) -> Any:
+        """Turns one task's support set (of features) into what its predictions need: a pytree of tensors.
+
+        Steps, deadlines and the like are keyword options.
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines no adapt(support)")
+
+    def predict(self, adapted: Any, x: Any) -> Any:
+        """The output for one task's features `x` `[n, ...]`, in the form that `outputs` declares.
+
+        A transductive learner may take a third argument `mask` `[n]` (or None: all real), which queries are real.
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines no predict(adapted, x)")
+
+    def loss(self, output: Any, query: Examples) -> Tensor:
+        """What the outer loop minimises, of one task: cross entropy, squared error or negative log-likelihood."""
+        if self.outputs == "logits":
+            return masked_cross_entropy(output, query)
+        return masked_mse(output, query) if self.outputs == "values" else masked_gaussian_nll(output, query)
+
+    def objective(self, support: Examples, query: Examples) -> Tensor:
+        """One task's loss as the outer loop sees it: `loss(predict(adapt(support), query.x), query)` by default."""
+        return self.loss(self.predict_with_mask(self.adapt(support), query), query)
+
+    @classmethod
+    def tiny(cls, kind: str = "classification") -> Learner:
+        """A small instance for the conformance suite.
+
+        Args:
+            kind: `"classification"`: 5 ways of 8 features; `"regression"`: 1 feature, 1 value.
+
+        Raises:
+            UnsupportedError: the learner does not do that kind of task.
+        """
+        raise UnsupportedError(f"{cls.__name__} defines no tiny({kind!r})")
+
+    # ---------------------------------------------------------------- the user's side
+
+    def forward(self, episodes: Episodes, mode: str = "auto", chunk: int | None = None) -> Tensor:
+        """The loss of every task of a meta-batch.
+
+        Args:
+            episodes: raw inputs (normalised as the task source yields them).
+            mode: `"loop"`, `"vmap"`, `"compile"`, `"native"`, or `"auto"`: the fastest of those that need no
+                compiling, measured at the first call with these shapes.
+            chunk: tasks at once, where memory asks for it.
+
+        Returns:
+            `[T]`; `losses.mean().backward()` gives the meta-gradient.
+        """
+        losses = engine.task_losses(self, episodes, self.mode_for(episodes) if mode == "auto" else mode, chunk)
+        norms.commit(self)
+        return losses
+
+    def mode_for(self, episodes: Episodes) -> str:
+        """The engine mode that `"auto"` stands for with episodes of this shape: measured once and remembered."""
+        key = (
+            tuple(episodes.support.mask.shape),
+            tuple(episodes.query.mask.shape),
+            str(episodes.device),
+            self.training,
+        )
+        if key not in self._modes:
+            self._modes[key] = engine.choose(self, episodes)
+        return self._modes[key]
+
+    def predict_with_mask(self, adapted: Any, query: Examples) -> Any:
+        """`predict`, with the query mask for a transductive learner that takes it."""
+        if "mask" in inspect.signature(self.predict).parameters:
+            return self.predict(adapted, query.x, mask=query.mask if query.padded else None)  # type: ignore[call-arg]
+        return self.predict(adapted, query.x)
+
+    def shares_features(self) -> bool:
+        """Whether the learner overrides `features`."""
+        return type(self).features is not Learner.features
+
+    @property
+    def adapt_options(self) -> tuple[str, ...]:
+        """The names of the keyword options that `adapt` takes."""
+        parameters = list(inspect.signature(self.adapt).parameters.values())[1:]
+        return tuple(p.name for p in parameters if p.kind is not p.VAR_KEYWORD)
+
+    @property
+    def input_shape(self) -> tuple[int, ...] | None:
+        """Shape of one raw example, where the backbone knows it."""
+        for module in self.modules():
+            shape = getattr(module, "input_shape", None) if module is not self else None
+            if shape is not None:
+                return tuple(shape)
+        return None
+
+    @property
+    def way(self) -> int | None:
+        """The largest number of classes, where the learner has a fixed head (None: any)."""
+        return None
+
+    def save_pretrained(self, path: str | Path) -> Path:
+        """Saves the learner as a folder: `config.json`, `model.safetensors` and a `README.md` card."""
+        from kshot.artifacts import save_pretrained
+
+        return save_pretrained(self, path)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path) -> Any:
+        """Loads what `save_pretrained` (or a run) saved.
+
+        Raises:
+            ArtifactError: another version, missing or unexpected keys, or a learner of another class.
+        """
+        from kshot.artifacts import from_pretrained
+        from kshot.errors import ArtifactError
+
+        learner = from_pretrained(path)
+        if not isinstance(learner, cls):
+            raise ArtifactError(f"{path} holds a {type(learner).__name__}, expected a {cls.__name__}")
+        return learner
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Compiled functions hold this very instance and do not survive a copy.
+        state = self.__dict__.copy()
+        state.pop("_compiled", None)
+        state["_modes"] = {}
+        return state
+
+
+def count_parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def check_finite(x: Input) -> bool:
+    """Whether every number is finite."""
+    values = x.values() if isinstance(x, dict) else [x]
+    return all(bool(torch.isfinite(v).all()) for v in values if v.is_floating_point())

@@ -1,0 +1,9 @@
+"""Backbones and their parts."""
+
+from kshot.models.backbone import Backbone, Network
+from kshot.models.conv4 import Conv4
+from kshot.models.mlp import MLP
+from kshot.models.norms import Sequential, Statistics, TaskBatchNorm
+from kshot.models.resnet12 import ResNet12
+
+__all__ = ["MLP", "Backbone", "Conv4", "Network", "ResNet12", "Sequential", "Statistics", "TaskBatchNorm"]

@@ -1,0 +1,40 @@
+"""What a feature network is to kshot, and the classifier that puts a head on one."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from kshot.capture import CapturedModule
+from kshot.models.norms import Statistics, prepare_adapted
+
+
+class Backbone(CapturedModule):
+    """A feature network that remembers its constructor arguments.
+
+    Attributes:
+        out_features: size of the feature vector that `forward` returns.
+        input_shape: shape of one example, for error messages (None: any).
+    """
+
+    out_features: int
+    input_shape: tuple[int, ...] | None = None
+
+
+class Network(nn.Module):
+    """A backbone with an optional linear head: what MAML adapts as one.
+
+    Args:
+        backbone: `[n, *shape] -> [n, out_features]`.
+        way: classes of the head; None leaves the backbone's own output (regression).
+    """
+
+    def __init__(self, backbone: nn.Module, way: int | None) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = None if way is None else nn.Linear(int(backbone.out_features), way)  # type: ignore[arg-type]
+        prepare_adapted(backbone)
+        self.batch_statistics = prepare_adapted(self)
+
+    def forward(self, x: Tensor, statistics: Statistics | None = None) -> Tensor:
+        z: Tensor = self.backbone(x, statistics) if self.batch_statistics else self.backbone(x)
+        return z if self.head is None else self.head(z)

@@ -1,0 +1,48 @@
+"""Conv-4: the field's standard small backbone (Vinyals et al. 2016, sec. 4.1)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from kshot.errors import UnsupportedError
+from kshot.models.backbone import Backbone
+from kshot.models.norms import NormKind, Sequential, Statistics, make_norm
+
+
+class Conv4(Backbone):
+    """Four blocks of 3x3 convolution, norm, ReLU and 2x2 max pooling, flattened.
+
+    Args:
+        in_channels: 1 for grey images, 3 for colour.
+        channels: filters of each block; 64 in ProtoNet, 32 in MAML's mini-ImageNet.
+        image_size: side of the square images; at least 16.
+        norm: `"batch"`, `"group"` or `"none"` (see `kshot.models.norms`).
+    """
+
+    def __init__(
+        self, in_channels: int = 1, channels: int = 64, image_size: int = 28, norm: NormKind = "batch"
+    ) -> None:
+        super().__init__()
+        if image_size < 16:
+            raise UnsupportedError(
+                f"Conv4 halves the image four times: expected image_size of at least 16, got {image_size}"
+            )
+        blocks = []
+        for i in range(4):
+            blocks.append(
+                Sequential(
+                    # The norm's own shift makes the convolution's bias idle.
+                    nn.Conv2d(in_channels if i == 0 else channels, channels, 3, padding=1, bias=norm == "none"),
+                    make_norm(norm, channels),
+                    nn.ReLU(),
+                    nn.MaxPool2d(2),
+                )
+            )
+        self.blocks = Sequential(*blocks)
+        self.out_features = channels * (image_size // 16) ** 2
+        self.input_shape = (in_channels, image_size, image_size)
+
+    def forward(self, x: Tensor, statistics: Statistics | None = None) -> Tensor:
+        """`[n, in_channels, size, size] -> [n, out_features]`."""
+        z: Tensor = self.blocks(x, statistics)
+        return z.flatten(1)

@@ -1,0 +1,177 @@
+"""`load`: a task source by name; `make_split`: the sampler that a split's options ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from kshot.datasets.dataset import Dataset
+from kshot.datasets.pool import Pool
+from kshot.datasets.splits import SPLITS
+from kshot.datasets.transform import Transform
+from kshot.errors import ConfigError, suggest
+from kshot.tasks.fewshot import FewShotTasks
+from kshot.tasks.functions import FAMILIES, family_options
+from kshot.tasks.meta_dataset import MetaDatasetTasks
+from kshot.tasks.options import Range
+from kshot.tasks.pooled import PoolTasks
+from kshot.tasks.regression import SPLIT_OPTIONS, FunctionTasks, make_family
+from kshot.tasks.source import TaskSource
+from kshot.tasks.variable import VariableTasks
+
+SAMPLING = ("uniform", "meta_dataset")
+_UNIFORM = ("way", "shot", "query")
+_META_DATASET = ("way", "query", "max_support", "support_per_class")
+_ALL = ("sampling", *dict.fromkeys(_UNIFORM + _META_DATASET))
+
+
+def load(
+    name_or_path: str | Path | Dataset,
+    *,
+    way: Range | None = None,
+    shot: Range | None = None,
+    query: Range | None = None,
+    sampling: str | None = None,
+    train: Mapping[str, Any] | None = None,
+    val: Mapping[str, Any] | None = None,
+    test: Mapping[str, Any] | None = None,
+    data_dir: str | Path | None = None,
+    **options: Any,
+) -> TaskSource:
+    """A task source by name: of a dataset's classes, or of a family of functions.
+
+    Args:
+        name_or_path: a registered dataset, the path of a folder, zip or CSV, a `kshot.datasets.Dataset`, or one of the
+            families sinusoids, lines, polynomials, steps, sawtooth, gaussian_processes.
+        way: classes a task, 5 by default; (smallest, largest) makes tasks uneven. Ignored for functions.
+        shot: support examples a class, 1 by default; (smallest, largest) likewise. For functions: points a task, 10.
+        query: query examples a class, 15 by default; (smallest, largest) likewise. For functions: points a task, 10.
+        sampling: "uniform", or "meta_dataset" for Meta-Dataset's rule: way (5, 50), imbalanced shots of at most
+            `max_support=500` examples, at most `query=10` queries a class, and `support_per_class=100`.
+        train, val, test: options that differ in that split: `train={"way": 60, "query": 5}`.
+        data_dir: where the data is; by default $KSHOT_DATA.
+        options: of the sampling (see above), of the dataset (`kshot.datasets.info(name)`), or of the family (its
+            ranges, `functions` and `noise`).
+
+    Raises:
+        ConfigError: an unknown option, with the nearest right name, or a value that makes no sense.
+        TooFewClassesError, TooFewExamplesError, OverlappingSplitsError: the data does not have the tasks.
+        DatasetNotFoundError: no such dataset, or its files are missing.
+
+    >>> source = load("sinusoids", shot=5, query=10)
+    >>> source.train.sample(4, seed=0).support.x.shape
+    torch.Size([4, 5, 1])
+    """
+    asked = {"way": way, "shot": shot, "query": query, "sampling": sampling, **options}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    overrides = {name: dict(own) for name, own in (("train", train), ("val", val), ("test", test)) if own}
+    if isinstance(name_or_path, str) and name_or_path in FAMILIES:
+        return _functions(name_or_path, asked, overrides)
+    return _classes(name_or_path, asked, overrides, data_dir)
+
+
+def make_split(pool: Pool, transform: Transform, name: str = "train", **options: Any) -> PoolTasks:
+    """The sampler that the options ask for.
+
+    `MetaDatasetTasks` with `sampling="meta_dataset"`, `VariableTasks` where one of way, shot and query is a range, else
+    `FewShotTasks`.
+
+    Raises:
+        ConfigError: an unknown option, or one that the sampling does not have.
+        TooFewClassesError, TooFewExamplesError: the pool does not have the tasks.
+    """
+    sampling = options.pop("sampling", "uniform")
+    if sampling not in SAMPLING:
+        raise ConfigError(f"unknown sampling {sampling!r}. {suggest(str(sampling), SAMPLING)}")
+    known = _META_DATASET if sampling == "meta_dataset" else _UNIFORM
+    for option in options:
+        if option in _ALL and option not in known:
+            raise ConfigError(
+                f"{option!r} is no option of sampling={sampling!r} in {name}, which knows {', '.join(known)}: "
+                "leave it out"
+            )
+        if option not in known:
+            raise ConfigError(f"unknown option {option!r} for the tasks of {name}. {suggest(option, _ALL)}")
+    if sampling == "meta_dataset":
+        return MetaDatasetTasks(pool, transform, name, **options)
+    if any(isinstance(value, (tuple, list)) for value in options.values()):
+        return VariableTasks(pool, transform, name, **{"way": 5, "shot": 1, **options})
+    return FewShotTasks(pool, transform, name, **options)
+
+
+def _classes(
+    name_or_path: str | Path | Dataset,
+    asked: dict[str, Any],
+    overrides: dict[str, dict[str, Any]],
+    data_dir: str | Path | None,
+) -> TaskSource:
+    own = {name: asked.pop(name) for name in _ALL if name in asked}
+    if isinstance(name_or_path, Dataset):
+        dataset = name_or_path
+        for name in asked:
+            raise ConfigError(f"unknown option {name!r} for the tasks of {dataset.name}. {suggest(name, _ALL)}")
+    else:
+        from kshot import datasets
+
+        known = datasets.find(name_or_path)[0].options
+        _check_names(str(name_or_path), known, asked)
+        if "at_least" in known:
+            # Where classes are dealt out, each split gets as many as its tasks need.
+            asked.setdefault("at_least", {name: _way_needed({**own, **overrides.get(name, {})}) for name in SPLITS})
+        dataset = datasets.load(name_or_path, data_dir=data_dir, **asked)
+    splits = {
+        name: make_split(pool, dataset.transform, name, **{**own, **overrides.get(name, {})})
+        for name, pool in dataset.splits.items()
+        if len(pool)
+    }
+    return TaskSource(
+        dataset.name,
+        splits,
+        transform=dataset.transform,
+        example_shape=next(iter(splits.values())).example_shape,
+        spec=_jsonable({**dataset.spec, **own, **overrides}),
+        info=dataset.info,
+    )
+
+
+def _way_needed(options: Mapping[str, Any]) -> int:
+    """The fewest classes that a split of these options can do with."""
+    way = options.get("way", 5)
+    if isinstance(way, (tuple, list)) and way:  # Meta-Dataset's rule cuts the largest way to what there is
+        way = way[0] if options.get("sampling") == "meta_dataset" else way[-1]
+    return way if isinstance(way, int) else 2  # what is no way at all, the split refuses
+
+
+def _check_names(name: str, own: Iterable[str], asked: Mapping[str, Any]) -> None:
+    """Raises ConfigError for an option that neither tasks nor the dataset (`own`) have: the slip may be in either's."""
+    known = (*_ALL, "train", "val", "test", "data_dir", "seed", "skip_bad", *own)
+    for option in asked:
+        if option not in known:
+            raise ConfigError(f"unknown option {option!r} for tasks of {name}. {suggest(option, known)}")
+
+
+def _functions(name: str, asked: dict[str, Any], overrides: dict[str, dict[str, Any]]) -> TaskSource:
+    asked.pop("way", None)
+    splits = {}
+    for split in ("train", "val", "test"):
+        options = {**asked, **overrides.get(split, {})}
+        options.pop("way", None)
+        own = {key: options.pop(key) for key in SPLIT_OPTIONS if key in options}
+        splits[split] = FunctionTasks(make_family(name, options), split, **own)
+    return TaskSource(
+        name,
+        splits,
+        example_shape=(1,),
+        spec=_jsonable({"name_or_path": name, **asked, **overrides}),
+        info={"description": (FAMILIES[name].__doc__ or "").strip(), "options": family_options(FAMILIES[name])},
+    )
+
+
+def _jsonable(value: Any) -> Any:
+    """Tuples as lists and paths as text, as JSON would give them back."""
+    if isinstance(value, Mapping):
+        return {key: _jsonable(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_jsonable(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,116 @@
+"""The toys: task distributions that every learner must learn, small enough to learn in seconds."""
+
+from __future__ import annotations
+
+import torch
+
+from kshot.episodes import Episodes, Examples, first_tensor
+from kshot.functional import class_means
+from kshot.randomness import normal, stream, uniform
+
+FEATURES = 8
+WAY = 5
+
+
+def gaussian_episodes(
+    tasks: int,
+    *,
+    seed: int = 0,
+    step: int = 0,
+    way: int = WAY,
+    shot: int = 5,
+    query: int = 5,
+    dtype: torch.dtype = torch.float32,
+) -> Episodes:
+    """Classes that are Gaussian clouds in 8 features, of which only the first three tell them apart.
+
+    Class means are normal with standard deviation 3 in the three, the noise is 0.5 there and 3 in the five others:
+    plain nearest means on the raw features is drowned by the idle ones, a learner that was meta-trained ignores them.
+    """
+    n = shot + query
+    task = torch.arange(tasks).numpy()[:, None, None, None]
+    a = torch.arange(way).numpy()[None, :, None, None]
+    b = torch.arange(n).numpy()[None, None, :, None]
+    c = torch.arange(FEATURES).numpy()[None, None, None, :]
+    means = torch.from_numpy(normal(seed, stream("toy means"), step, task, a, 0, c)).to(dtype)
+    noise = torch.from_numpy(normal(seed, stream("toy noise"), step, task, a, b, c)).to(dtype)
+    informative = torch.arange(FEATURES) < 3
+    x = torch.where(informative, 3.0 * means + 0.5 * noise, 3.0 * noise)
+    y = torch.arange(way).expand(tasks, way)
+
+    def part(first: int, last: int) -> Examples:
+        # One example of each class after the other, so that any prefix is nearly balanced.
+        inputs = x[:, :, first:last].transpose(1, 2).flatten(1, 2).contiguous()
+        labels = y[:, None, :].expand(tasks, last - first, way).flatten(1).contiguous()
+        return Examples(
+            inputs, labels, torch.ones(labels.shape, dtype=torch.bool), torch.ones(tasks, way, dtype=torch.bool)
+        )
+
+    return Episodes(part(0, shot), part(shot, n), y.clone())
+
+
+def sinusoid_episodes(
+    tasks: int, *, seed: int = 0, step: int = 0, shot: int = 10, query: int = 10, dtype: torch.dtype = torch.float32
+) -> Episodes:
+    """Sinusoids of amplitude [0.1, 5] and phase [0, pi] on [-5, 5] (Finn et al. 2017, sec. 5.1)."""
+    task = torch.arange(tasks).numpy()[:, None]
+    example = torch.arange(shot + query).numpy()[None, :]
+    amplitude = 0.1 + 4.9 * torch.from_numpy(uniform(seed, stream("toy amplitude"), step, task)).to(dtype)
+    phase = torch.pi * torch.from_numpy(uniform(seed, stream("toy phase"), step, task)).to(dtype)
+    x = 10 * torch.from_numpy(uniform(seed, stream("toy x"), step, task, example)).to(dtype) - 5
+    y = amplitude * torch.sin(x - phase)
+
+    def part(rows: slice) -> Examples:
+        mask = torch.ones(tasks, x[:, rows].shape[1], dtype=torch.bool)
+        return Examples(x[:, rows, None], y[:, rows, None], mask, torch.ones(tasks, 0, dtype=torch.bool))
+
+    return Episodes(part(slice(shot)), part(slice(shot, None)), torch.zeros(tasks, 0, dtype=torch.int64))
+
+
+def toy_episodes(kind: str, tasks: int, **options: object) -> Episodes:
+    """The toys of a kind of task, `"classification"` or `"regression"`."""
+    if kind == "classification":
+        return gaussian_episodes(tasks, **options)  # type: ignore[arg-type]
+    return sinusoid_episodes(tasks, **options)  # type: ignore[arg-type]
+
+
+def uneven(episodes: Episodes) -> Episodes:
+    """Hides some support and query examples, and from the second task on a class, behind the masks."""
+
+    def cut(examples: Examples, keep_every: int) -> Examples:
+        mask, classes = examples.mask.clone(), examples.classes.clone()
+        n = mask.shape[1]
+        for t in range(mask.shape[0]):
+            if t:
+                mask[t, torch.arange(n) % keep_every == t % keep_every] = False
+                mask[t, n - t % 3 :] = False
+            if t and classes.shape[1] > 2:
+                classes[t, t % classes.shape[1]] = False
+                mask[t] &= examples.y[t] != t % classes.shape[1]
+        y = torch.where(
+            mask if examples.y.ndim == mask.ndim else mask[..., None], examples.y, torch.zeros_like(examples.y)
+        )
+        # Padding holds what must not matter.
+        x = first_tensor(examples.x)
+        x = torch.where(mask.view(*mask.shape, *[1] * (x.ndim - 2)), x, torch.full_like(x, 7.0))
+        return Examples(x, y, mask, classes)
+
+    return Episodes(cut(episodes.support, 4), cut(episodes.query, 3), episodes.class_ids)
+
+
+def unpadded(task: Episodes) -> tuple[Examples, Examples]:
+    """One task's support and query without their padding (its absent classes stay, masked)."""
+
+    def strip(e: Examples) -> Examples:
+        return Examples(first_tensor(e.x)[e.mask], e.y[e.mask], e.mask[e.mask], e.classes)
+
+    return strip(task.support), strip(task.query)
+
+
+def baseline_score(kind: str, episodes: Episodes) -> float:
+    """What a learner must beat on the toys: nearest means on raw features (accuracy), or predicting zero (MSE)."""
+    if kind == "classification":
+        means = class_means(episodes.support)
+        distance = (first_tensor(episodes.query.x)[:, :, None] - means[:, None]).square().sum(-1)
+        return float((distance.argmin(-1) == episodes.query.y).float().mean())
+    return float(episodes.query.y.square().mean())

@@ -1,0 +1,104 @@
+"""Every learner that is found, and ones of anyone's own, against the conformance suite."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import kshot
+from kshot import models, testing
+from kshot.learners import all_learners
+
+
+@testing.parametrize(
+    *all_learners().values(),
+    lambda: kshot.MAML(models.MLP(8, hidden=(32,)), way=5, inner_lr=0.3, inner_steps=5, order=1),
+    lambda: kshot.ANIL(models.MLP(8, hidden=(32,)), way=5, inner_lr=0.3, inner_steps=5, order=1),
+)
+def test_conformance(check):
+    check()
+
+
+class NearestMean(kshot.Learner):
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+
+    def features(self, x):
+        return self.backbone(x)
+
+    def adapt(self, support):
+        return {"means": kshot.class_means(support)}
+
+    def predict(self, adapted, z):
+        return -kshot.squared_distance(z, adapted["means"])
+
+
+class Normalised(models.Backbone):
+    """An MLP whose features are normalised across examples."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = models.Sequential(torch.nn.Linear(8, 32), models.TaskBatchNorm(32), torch.nn.Tanh())
+        self.out_features = 32
+
+    def forward(self, x, statistics=None):
+        return self.layers(x, statistics)
+
+
+@testing.parametrize(
+    lambda: NearestMean(models.MLP(8, hidden=(32,))),
+    lambda: NearestMean(Normalised()),
+    lambda: kshot.MAML(Normalised(), way=5, inner_lr=0.3, inner_steps=5, norm="support"),
+    lambda: kshot.MAML(Normalised(), way=5, inner_lr=0.3, inner_steps=5, norm="batch"),
+    lambda: kshot.ANIL(Normalised(), way=5, inner_lr=0.3),
+)
+def test_a_users_own(check):
+    check()
+
+
+class Leaky(NearestMean):
+    def adapt(self, support):
+        self.last = kshot.class_means(support)
+        return {"means": self.last}
+
+
+class OrderDependent(NearestMean):
+    def adapt(self, support):
+        return {"means": kshot.class_means(support) + support.x[:1]}
+
+
+class IgnoresMask(NearestMean):
+    def adapt(self, support):
+        labels = torch.nn.functional.one_hot(support.y, 5).to(support.x.dtype)
+        return {"means": (labels.T @ support.x) / labels.sum(0)[:, None]}
+
+
+class WrongGradient(NearestMean):
+    def predict(self, adapted, z):
+        return -kshot.squared_distance(z, adapted["means"].detach())
+
+
+class SecretlyTransductive(NearestMean):
+    def predict(self, adapted, z):
+        return -kshot.squared_distance(z - z.mean(0), adapted["means"])
+
+
+@pytest.mark.parametrize(
+    ("cls", "name"),
+    [
+        (Leaky, "no leak"),
+        (OrderDependent, "support order"),
+        (IgnoresMask, "masks"),
+        (WrongGradient, "meta-gradient"),
+        (SecretlyTransductive, "transductive"),
+    ],
+)
+def test_the_suite_finds_what_is_wrong(cls, name):
+    with pytest.raises(AssertionError):
+        testing.CHECKS[name](lambda: cls(models.MLP(8, hidden=(16,))), "classification")
+
+
+def test_check_learner_names_the_check():
+    with pytest.raises(AssertionError, match="OrderDependent-classification-support order"):
+        testing.check_learner(lambda: OrderDependent(models.MLP(8, hidden=(16,))))
