@@ -25,14 +25,19 @@ def qualified_name(cls: type) -> str:
 class Captured(type):
     """Metaclass that records the constructor's arguments on the instance and the class in a table of known classes."""
 
+    __signature__: inspect.Signature
+
     def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **kwargs: Any) -> None:
         super().__init__(name, bases, namespace, **kwargs)
         _classes[qualified_name(cls)] = cls
+        signature = inspect.signature(cls.__init__)  # type: ignore[misc]
+        # What help() and editors show; this metaclass's own __call__ would hide it.
+        cls.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         instance = super().__call__(*args, **kwargs)
-        signature = inspect.signature(cls.__init__)  # type: ignore[misc]
-        arguments = dict(list(signature.bind(instance, *args, **kwargs).arguments.items())[1:])
+        signature = cls.__signature__
+        arguments = dict(signature.bind(*args, **kwargs).arguments)
         for parameter in signature.parameters.values():
             if parameter.kind is parameter.VAR_KEYWORD:
                 arguments.update(arguments.pop(parameter.name, {}))

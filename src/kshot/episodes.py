@@ -8,11 +8,12 @@ their tensors.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from kshot.errors import SupportError
@@ -159,6 +160,17 @@ class Episodes:
 
     def __iter__(self) -> Iterator[Episodes]:
         return (self[t] for t in range(len(self)))
+
+    def widen(self, way: int | None) -> Episodes:
+        """The same tasks with room for `way` classes, those beyond their own masked: what a larger fixed head takes."""
+        extra = 0 if way is None or self.way == 0 else way - self.way
+        if extra <= 0:
+            return self
+        support, query = (
+            replace(e, classes=F.pad(e.classes, (0, extra), value=False), padded=True)
+            for e in (self.support, self.query)
+        )
+        return replace(self, support=support, query=query, class_ids=F.pad(self.class_ids, (0, extra), value=-1))
 
     def chunks(self, size: int | None) -> Iterator[Episodes]:
         """Splits the meta-batch into slices of at most `size` tasks (None: all of them at once)."""

@@ -16,6 +16,7 @@
     ├── ConfigError (ValueError)          a configuration that says something unknown or impossible
     ├── ArtifactError (ValueError)        a saved learner, adapted task or checkpoint that does not fit
     ├── RunError (OSError)                a run folder that cannot be used: not empty, not writable, disk full
+    ├── DivergedError (ArithmeticError)   a training whose loss or gradient is no longer finite
     └── MissingExtraError (ImportError)   an optional dependency that is not installed
 
 A message says what was expected, what came, and what to do.
@@ -80,6 +81,10 @@ class ArtifactError(KshotError, ValueError):
 
 class RunError(KshotError, OSError):
     """A run folder that cannot be used: not empty, not writable, or on a full disk."""
+
+
+class DivergedError(KshotError, ArithmeticError):
+    """A training whose loss or gradient is no longer finite."""
 
 
 class MissingExtraError(KshotError, ImportError):

@@ -26,6 +26,8 @@ class Interval:
 
     >>> print(f"{Interval(0.98194, 0.00123, 1000):.2%}")
     98.19 ± 0.12
+    >>> print(f"{Interval(0.05, 0.01, 9):+.1%}")
+    +5.0 ± 1.0
     >>> print(Interval(0.6713, 0.0214, 600))
     0.671 ± 0.021
 
@@ -53,7 +55,7 @@ class Interval:
 
     def __format__(self, spec: str) -> str:
         spec, scale = (spec[:-1] + "f", 100.0) if spec.endswith("%") else (spec or ".3f", 1.0)
-        half = format(scale * self.half_width, spec) if math.isfinite(self.half_width) else "?"
+        half = format(scale * self.half_width, spec.lstrip("+")) if math.isfinite(self.half_width) else "?"
         return f"{scale * self.mean:{spec}} ± {half}"
 
     def __str__(self) -> str:
@@ -210,16 +212,22 @@ def calibration(probabilities: Tensor, y: Tensor, mask: Tensor | None = None, bi
         y: labels `[..., n]`.
         mask: bool `[..., n]`, which of them count.
     """
-    confidence, predicted = probabilities.flatten(0, -2).to(torch.float64).max(-1)
-    right = (predicted == y.flatten()).to(torch.float64)
+    confidence, predicted = probabilities.max(-1)
+    right = predicted == y
     if mask is not None:
-        confidence, right = confidence[mask.flatten()], right[mask.flatten()]
+        confidence, right = confidence[mask], right[mask]
+    return calibration_of(confidence, right, bins)
+
+
+def calibration_of(confidence: Tensor, right: Tensor, bins: int = 15) -> Calibration:
+    """The same of each prediction's confidence and whether it was right, both of one shape."""
+    confidence, right = confidence.flatten().to(torch.float64), right.flatten().to(torch.float64)
     index = (confidence * bins).long().clamp(0, bins - 1)
     count = torch.bincount(index, minlength=bins)
-    sums = [torch.zeros(bins, dtype=torch.float64, device=right.device).index_add_(0, index, v) for v in (confidence, right)]
+    sums = [count.new_zeros(bins, dtype=torch.float64).index_add_(0, index, value) for value in (confidence, right)]
     filled = count > 0
     mean, share = (total[filled] / count[filled] for total in sums)
-    error = float(((share - mean).abs() * count[filled]).sum() / max(1, int(count.sum())))
+    error = float(((share - mean).abs() * count[filled]).sum() / max(1, len(index)))
     return Calibration(error, tuple(mean.tolist()), tuple(share.tolist()), tuple(count[filled].tolist()))
 
 
@@ -232,7 +240,7 @@ def _values(values: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
     if not bool(np.isfinite(array).all()):
         bad = int((~np.isfinite(array)).sum())
         raise ConfigError(
-            f"{bad} of the {len(array)} tasks have no finite score: the learner diverged there, or a task has no queries. "
-            "Lower its inner learning rate or its steps"
+            f"{bad} of the {len(array)} tasks have no finite score: the learner diverged on them, or they have no "
+            "queries. Lower its inner learning rate or its steps"
         )
     return array

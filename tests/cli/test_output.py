@@ -47,7 +47,11 @@ def app_that_raises(error: BaseException) -> typer.Typer:
         (DataError("expected a, got b"), 1, "error: expected a, got b\n"),
         (ConfigError("unknown key"), 2, "error: unknown key\n"),
         (KeyboardInterrupt(), 130, "interrupted. Resume with: kshot train --resume runs/a\n"),
-        (ZeroDivisionError("by\nzero"), 1, "error: ZeroDivisionError: by zero (not expected; for the traceback set KSHOT_DEBUG=1"),
+        (
+            ZeroDivisionError("by\nzero"),
+            1,
+            "ZeroDivisionError: by zero (not expected; for the traceback set KSHOT_DEBUG=1",
+        ),
         (PermissionError(13, "Permission denied", "x.txt"), 1, "error: PermissionError: Permission denied: x.txt (not"),
     ],
 )

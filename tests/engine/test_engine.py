@@ -179,3 +179,15 @@ def test_a_mode_that_is_not_there():
 
     with pytest.raises(UnsupportedError, match="LoopOnly declares the engine modes loop, not vmap"):
         LoopOnly(models.MLP(8))(testing.gaussian_episodes(2), mode="vmap")
+
+
+@pytest.mark.parametrize("mode", ["loop", "vmap"])
+def test_a_head_of_more_classes_takes_smaller_tasks(mode):
+    torch.manual_seed(0)
+    learner = kshot.MAML(models.MLP(8), way=7, inner_lr=0.1)
+    episodes = testing.gaussian_episodes(3)
+    wide = episodes.widen(7)
+    assert wide.way == 7
+    assert wide.class_ids[:, 5:].eq(-1).all()
+    torch.testing.assert_close(learner(episodes, mode=mode), learner(wide, mode=mode))
+    assert engine.predict_queries(learner, episodes, mode).shape == (3, 25, 5)

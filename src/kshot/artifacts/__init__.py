@@ -5,7 +5,15 @@ its keys, its digest.
 """
 
 from kshot.artifacts.atomic import atomic_file, atomic_folder, remove_leftovers
-from kshot.artifacts.learner import FORMAT, digest, find_learner, from_pretrained, load_learner, load_state, save_pretrained
+from kshot.artifacts.learner import (
+    FORMAT,
+    digest,
+    find_learner,
+    from_pretrained,
+    load_learner,
+    load_state,
+    save_pretrained,
+)
 from kshot.artifacts.task import load_adapted, save_adapted
 from kshot.artifacts.tensors import hash_tensors, load_tensors, save_tensors
 from kshot.artifacts.tree import flatten, unflatten

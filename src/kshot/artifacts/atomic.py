@@ -30,7 +30,8 @@ def atomic_file(path: str | Path, data: bytes | str | Callable[[Path], object], 
         kept: a sentence for the error message, what is safe if this fails ("The checkpoint of step 100 is kept.").
 
     Raises:
-        RunError: the disk is full, or there is no permission. Nothing half-written is left, an earlier file is untouched.
+        RunError: the disk is full, or there is no permission. Nothing half-written is left, an earlier file is as it
+            was.
     """
     path = Path(path)
     with _explained(path, kept), _temporary(path) as temporary:
@@ -176,7 +177,9 @@ def _explained(path: Path, kept: str) -> Iterator[None]:
                 "Change its permissions, or choose another place."
             )
         else:
-            message = f"{path} cannot be written ({reason}). {safe} Choose another place, or put this right and do it again."
+            message = (
+                f"{path} cannot be written ({reason}). {safe} Choose another place, or put this right and do it again."
+            )
         explained = RunError(message)
         explained.errno = number
         raise explained from error

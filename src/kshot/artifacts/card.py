@@ -1,4 +1,4 @@
-"""The `README.md` card of a saved learner: what it is, what it was trained on, how to use it, how good it is known to be."""
+"""The `README.md` card of a saved learner: what it is, how to use it, what it was trained on, how good it is."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _use(learner: Learner) -> str:
     )
     if images and learner.outputs == "logits":
         text += (
-            "\n\n```sh\nkshot adapt path/of/this/folder --support folder_with_a_subfolder_per_class/ --out task.safetensors\n"
+            "\n\n```sh\nkshot adapt path/of/this/folder --support a_subfolder_per_class/ --out task.safetensors\n"
             "kshot predict task.safetensors photo.jpg\n```"
         )
     return text
@@ -77,7 +77,9 @@ def _training(provenance: Mapping[str, Any]) -> str:
     source = provenance.get("source")
     if source:
         spec = source if isinstance(source, dict) else {"name": source}
-        options = {key: value for key, value in spec.items() if key not in ("name", "name_or_path") and value is not None}
+        options = {
+            key: value for key, value in spec.items() if key not in ("name", "name_or_path") and value is not None
+        }
         detail = f" ({', '.join(f'{key}={value}' for key, value in options.items())})" if options else ""
         lines.append(f"- Tasks: {spec.get('name', spec.get('name_or_path', 'unknown'))}{detail}")
     if provenance.get("steps") is not None:
@@ -89,7 +91,9 @@ def _training(provenance: Mapping[str, Any]) -> str:
         lines.append(f"- Time: {provenance['seconds']:.0f} s")
     if provenance.get("seed") is not None:
         lines.append(f"- Seed: {provenance['seed']}")
-    return "\n".join(lines) if lines else "Not recorded: this learner was not trained by `kshot.Trainer`, or not at all."
+    return (
+        "\n".join(lines) if lines else "Not recorded: this learner was not trained by `kshot.Trainer`, or not at all."
+    )
 
 
 def _numbers(learner: Learner, provenance: Mapping[str, Any]) -> str:
@@ -97,8 +101,8 @@ def _numbers(learner: Learner, provenance: Mapping[str, Any]) -> str:
     if provenance.get("val") is not None:
         score = f"{provenance['val']:.4f}" if isinstance(provenance["val"], (int, float)) else str(provenance["val"])
         lines.append(
-            f"- Validation tasks: {score}. It was chosen by this number, which therefore flatters it: it is no estimate for "
-            "new tasks."
+            f"- Validation tasks: {score}. It was chosen by this number, which therefore flatters it: it is no "
+            "estimate for new tasks."
         )
     if provenance.get("test") is not None:
         lines.append(f"- Unseen tasks: {provenance['test']}")

@@ -26,7 +26,7 @@ CONFIG, MODEL, CARD = "config.json", "model.safetensors", "README.md"
 
 
 def save_pretrained(learner: Learner, path: str | Path) -> Path:
-    """Saves a learner as a folder, atomically: its class and arguments, its tensors, its transform, where it comes from.
+    """Saves a learner as a folder, atomically: class and arguments, tensors, transform, where it comes from.
 
     Afterwards the learner knows where it was saved, so that tasks adapted from it find it.
 
@@ -51,7 +51,9 @@ def save_pretrained(learner: Learner, path: str | Path) -> Path:
     try:
         text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     except (TypeError, ValueError) as error:
-        raise ArtifactError(f"the learner's provenance cannot be written as JSON ({error}): keep plain values in it") from error
+        raise ArtifactError(
+            f"the learner's provenance cannot be written as JSON ({error}): keep plain values in it"
+        ) from error
     with atomic_folder(path) as folder:
         (folder / CONFIG).write_text(text, encoding="utf-8")
         save_tensors(folder / MODEL, _state(learner), {"format": "pt"})
@@ -75,7 +77,7 @@ def from_pretrained(path: str | Path) -> Any:
 
 
 def digest(learner: Learner) -> str:
-    """sha256 of what decides a learner's predictions: its class and arguments, its transform, its parameters and buffers."""
+    """sha256 of what decides a learner's predictions: class and arguments, transform, parameters and buffers."""
     return _digest(_identity(learner), _state(learner))
 
 
@@ -100,7 +102,8 @@ def load_learner(path: str | Path) -> tuple[Learner, str]:
     if config.get("digest") not in (None, found):
         raise ArtifactError(
             f"{folder} is damaged or was edited: its content has the digest {found[:12]}..., its {CONFIG} says "
-            f"{str(config['digest'])[:12]}... Save or copy it again (or, if you edited {CONFIG} on purpose, set its digest to null)"
+            f"{str(config['digest'])[:12]}... Save or copy it again (or, if you edited {CONFIG} on purpose, set its "
+            "digest to null)"
         )
     shipped = folder.parent == _shipped()
     learner.provenance = {**config.get("provenance", {}), "path": folder.name if shipped else str(folder.absolute())}
@@ -122,13 +125,18 @@ def load_state(learner: torch.nn.Module, tensors: Mapping[str, Tensor], source: 
     if missing or unexpected:
         parts = [f"{what}: {_few(keys)}" for what, keys in (("missing", missing), ("unexpected", unexpected)) if keys]
         raise ArtifactError(
-            f"{source} does not fit {name}: expected its {len(state)} tensors, got {len(tensors)} ({'; '.join(parts)}). "
-            "It was saved from another class or another version of it"
+            f"{source} does not fit {name}: expected its {len(state)} tensors, got {len(tensors)} ({'; '.join(parts)}"
+            "). It was saved from another class or another version of it"
         )
-    wrong = [f"{key} {list(tensors[key].shape)} instead of {list(state[key].shape)}" for key in state
-             if tensors[key].shape != state[key].shape]
+    wrong = [
+        f"{key} {list(tensors[key].shape)} instead of {list(state[key].shape)}"
+        for key in state
+        if tensors[key].shape != state[key].shape
+    ]
     if wrong:
-        raise ArtifactError(f"{source} does not fit {name}: {_few(wrong)}. It was saved from a learner with other arguments")
+        raise ArtifactError(
+            f"{source} does not fit {name}: {_few(wrong)}. It was saved from a learner with other arguments"
+        )
     with torch.no_grad():
         for key, value in state.items():
             if value.dtype != tensors[key].dtype:
@@ -146,9 +154,8 @@ def find_learner(path: str | Path) -> Path:
     for folder in (given, given / "learner"):
         if (folder / CONFIG).is_file():
             return folder
-    shipped = _shipped()
-    if (shipped / str(path) / CONFIG).is_file() and Path(path).name == str(path):
-        return shipped / str(path)
+    if is_shipped(path):
+        return _shipped() / str(path)
     if given.is_file():
         raise ArtifactError(
             f"{path} is a file, expected the folder of a learner. A task file (from kshot adapt) is read by "
@@ -156,14 +163,23 @@ def find_learner(path: str | Path) -> Path:
         )
     if (given / "checkpoints").is_dir():
         raise ArtifactError(
-            f"the run {path} has no learner yet: it was stopped before it saved one. Go on with it: kshot train --resume, "
-            "or Trainer(..., resume=True)"
+            f"the run {path} has no learner yet: it was stopped before it saved one. Go on with it: kshot train "
+            "--resume, or Trainer(..., resume=True)"
         )
     if given.is_dir():
-        raise ArtifactError(f"{path} holds no learner: expected a folder with {CONFIG}, as save_pretrained writes it, or a run folder")
-    names = sorted(folder.name for folder in shipped.iterdir() if (folder / CONFIG).is_file()) if shipped.is_dir() else []
+        raise ArtifactError(
+            f"{path} holds no learner: expected a folder with {CONFIG}, as save_pretrained writes it, or a run folder"
+        )
+    names = [found.parent.name for found in _shipped().glob(f"*/{CONFIG}")]
     known = f" Or a learner that ships with kshot: {suggest(str(path), names)}" if names else ""
-    raise ArtifactError(f"there is no folder {path}: expected a saved learner or a run, relative to {Path.cwd()}.{known}")
+    raise ArtifactError(
+        f"there is no folder {path}: expected a saved learner or a run, relative to {Path.cwd()}.{known}"
+    )
+
+
+def is_shipped(path: str | Path) -> bool:
+    """Whether `path` is the bare name of a learner that ships with kshot."""
+    return Path(path).name == str(path) and (_shipped() / str(path) / CONFIG).is_file()
 
 
 def _identity(learner: Learner) -> dict[str, Any]:
@@ -192,8 +208,8 @@ def _check_place(path: Path) -> None:
         raise RunError(f"{path} cannot be read: {error.strerror or error}. Choose another place") from error
     if others:
         raise RunError(
-            f"{path} holds other files ({_few(others)}), and saving a learner replaces a folder as a whole. Choose a new or "
-            f"empty folder, {path / 'learner'} say"
+            f"{path} holds other files ({_few(others)}), and saving a learner replaces a folder as a whole. Choose a "
+            f"new or empty folder, {path / 'learner'} say"
         )
 
 
@@ -206,7 +222,10 @@ def _read_config(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ArtifactError(f"{path} is damaged: expected JSON, but {error}. Save or copy the learner again") from error
     if not isinstance(config, dict) or not isinstance(config.get("config"), dict) or "format" not in config:
-        raise ArtifactError(f"{path} does not describe a kshot learner: expected the keys format and config, as save_pretrained writes them")
+        raise ArtifactError(
+            f"{path} does not describe a kshot learner: expected the keys format and config, as save_pretrained writes "
+            "them"
+        )
     check_format(path, config["format"], config.get("kshot"))
     return config
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import kshot
-from kshot.artifacts.learner import check_format, digest, find_learner, load_learner
+from kshot.artifacts.learner import check_format, digest, find_learner, is_shipped, load_learner
 from kshot.artifacts.tensors import hash_tensors, load_tensors, save_tensors
 from kshot.artifacts.tree import flatten, unflatten
 from kshot.errors import ArtifactError
@@ -55,19 +55,19 @@ def load_adapted(path: str | Path, run: str | Path | Learner | None = None) -> A
 
     Args:
         path: what `save_adapted` (or `kshot adapt`) wrote.
-        run: the learner, or where it is (a folder, a run, a shipped name); by default where it was when the task was saved,
-            or at the same place relative to the task's file.
+        run: the learner, or where it is (a folder, a run, a shipped name); by default where it was when the task was
+            saved, or at the same place relative to the task's file.
 
     Raises:
-        ArtifactError: no such file, truncated or no adapted task, of a newer format; the learner is not there, or is another
-            one than the task was adapted from.
+        ArtifactError: no such file, truncated or no adapted task, of a newer format; the learner is not there, or is
+            another one than the task was adapted from.
     """
     path = Path(path)
     tensors, metadata = load_tensors(path)
     if metadata.get("kind") != KIND:
         raise ArtifactError(
-            f"{path} holds no adapted task: expected a file that kshot adapt or AdaptedModel.save wrote. A learner is loaded "
-            "with kshot.artifacts.from_pretrained(folder)"
+            f"{path} holds no adapted task: expected a file that kshot adapt or AdaptedModel.save wrote. A learner is "
+            "loaded with kshot.artifacts.from_pretrained(folder)"
         )
     found = metadata.get("format", "")
     check_format(path, int(found) if found.isdigit() else found, metadata.get("kshot"))
@@ -78,9 +78,13 @@ def load_adapted(path: str | Path, run: str | Path | Learner | None = None) -> A
         whole = metadata["digest"] == hash_tensors(metadata["tree"] + metadata["labels"], tensors)
         classes = tensors["classes"]
     except (KeyError, ValueError) as error:
-        raise ArtifactError(f"{path} is damaged: its header lacks or garbles {error}. Adapt and save the task again") from error
+        raise ArtifactError(
+            f"{path} is damaged: its header lacks or garbles {error}. Adapt and save the task again"
+        ) from error
     if not whole:
-        raise ArtifactError(f"{path} is damaged: its content is not what was saved. Copy it, or adapt and save the task, again")
+        raise ArtifactError(
+            f"{path} is damaged: its content is not what was saved. Copy it, or adapt and save the task, again"
+        )
     learner = _load_learner(path, run, places, expected, metadata.get("learner_class", "learner"))
     device = _device(learner)
     adapted = unflatten(shape, {name: tensor.to(device) for name, tensor in tensors.items()})
@@ -110,15 +114,16 @@ def _load_learner(path: Path, run: str | Path | Learner | None, places: list[str
     where = f"it is no longer at {places[0]}" if places else "it had not been saved when the task was"
     advice = "Say where it is" if places else "Save it (learner.save_pretrained) and say where it is"
     raise ArtifactError(
-        f"{path} belongs to a {name} which is not found: {where}. {advice}: --run FOLDER, or load_adapted(path, run=...)"
+        f"{path} belongs to a {name} which is not found: {where}. {advice}: --run FOLDER, or load_adapted(path, "
+        "run=...)"
     )
 
 
 def _check_digest(path: Path, found: str, expected: str, place: str, name: str) -> None:
     if found != expected:
         raise ArtifactError(
-            f"{path} was adapted from another learner than {place}: expected the {name} with digest {expected[:12]}..., got "
-            f"{found[:12]}... Say where the right one is (--run FOLDER, or run=...), or adapt again with this one"
+            f"{path} was adapted from another learner than {place}: expected the {name} with digest {expected[:12]}..."
+            f", got {found[:12]}... Say where the right one is (--run FOLDER, or run=...), or adapt again with this one"
         )
 
 
@@ -127,7 +132,7 @@ def _places(learner: Learner, path: Path) -> list[str]:
     place = learner.provenance.get("path") or learner.provenance.get("run")
     if not place:
         return []
-    if not os.path.isabs(place) and not Path(place).exists():
+    if is_shipped(place):
         return [str(place)]
     try:
         return [os.path.abspath(place), os.path.relpath(place, path.absolute().parent)]
@@ -140,14 +145,19 @@ def _plain_label(label: Any) -> Any:
         label = label.item()
     if label is None or isinstance(label, (bool, int, float, str)):
         return label
-    raise ArtifactError(f"expected labels that are strings or numbers to save a task, got {label!r} ({type(label).__name__}). Use str(label)")
+    raise ArtifactError(
+        f"expected labels that are strings or numbers to save a task, got {label!r} ({type(label).__name__}): use "
+        "str(label)"
+    )
 
 
 def _dump(metadata: dict[str, Any]) -> str:
     try:
         return json.dumps(metadata, ensure_ascii=False)
     except (TypeError, ValueError) as error:
-        raise ArtifactError(f"the task's metadata cannot be written as JSON ({error}): keep plain values in it") from error
+        raise ArtifactError(
+            f"the task's metadata cannot be written as JSON ({error}): keep plain values in it"
+        ) from error
 
 
 def _device(learner: Learner) -> torch.device:

@@ -17,7 +17,7 @@ from kshot.errors import ArtifactError
 def save_tensors(
     path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, *, kept: str = ""
 ) -> Path:
-    """Writes tensors of any device and layout, atomically. NaNs and dtypes stay as they are; shared memory is stored twice.
+    """Writes tensors of any device, atomically. NaNs and dtypes stay as they are; shared memory is stored twice.
 
     Args:
         path: the file.
@@ -35,9 +35,12 @@ def save_tensors(
         if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_meta:
             raise ArtifactError(f"expected dense tensors to save, got {name!r}: {_describe(tensor)}")
     # A clone each: safetensors refuses tensors that share memory, as tied weights do.
-    plain = {name: tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    plain = {
+        name: tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
     try:
-        content = save(plain, metadata=dict(metadata or {}))
+        # No metadata rather than an empty one, which safetensors 0.8 writes as broken JSON where there are no tensors.
+        content = save(plain, metadata=dict(metadata) if metadata else None)
     except KeyError as error:
         raise ArtifactError(f"{path} cannot be written: safetensors stores no tensors of dtype {error}") from error
     return atomic_file(path, content, kept=kept)
@@ -70,8 +73,8 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
                 "Copy or save it again"
             ) from error
         raise ArtifactError(
-            f"{path} is not a safetensors file, or is damaged: expected one that kshot saved, got {len(content):,} bytes "
-            f"that safetensors cannot read ({error})"
+            f"{path} is not a safetensors file, or is damaged: expected one that kshot saved, got {len(content):,} "
+            f"bytes that safetensors cannot read ({error})"
         ) from error
     # Clones, because memory inside `content` is not aligned as torch aligns its own, and sums then round differently.
     return {name: tensor.clone() for name, tensor in tensors.items()}, metadata
@@ -97,7 +100,7 @@ def hash_tensors(start: str, tensors: Mapping[str, Tensor]) -> str:
     for name, tensor in sorted(tensors.items()):
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
         plain = tensor.detach().to("cpu").contiguous()
-        digest.update(memoryview(plain.reshape(-1).view(torch.uint8).numpy()))
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

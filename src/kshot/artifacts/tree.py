@@ -59,7 +59,8 @@ def _flatten(node: Any, name: str, tensors: dict[str, Tensor]) -> Any:
 def _add(tensor: Tensor, name: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
     while name in tensors:  # {"a": {"b": ...}, "a.b": ...}
         name += "'"
-    order = sorted(range(tensor.ndim), key=lambda dim: -tensor.stride(dim))
+    strides = tensor.stride()
+    order = sorted(range(tensor.ndim), key=lambda dim: -strides[dim])
     if tensor.is_contiguous() or not tensor.permute(order).is_contiguous():
         tensors[name] = tensor
         return {"tensor": name}
@@ -77,7 +78,9 @@ def unflatten(shape: Any, tensors: dict[str, Tensor]) -> Any:
     try:
         return _unflatten(shape, tensors)
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError, AttributeError) as error:
-        raise ArtifactError(f"the description of the adapted state is damaged ({type(error).__name__}: {error})") from error
+        raise ArtifactError(
+            f"the description of the adapted state is damaged ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _unflatten(shape: dict[str, Any], tensors: dict[str, Tensor]) -> Any:

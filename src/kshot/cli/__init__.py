@@ -1,6 +1,7 @@
 """The command line: `kshot COMMAND ...`, one thin file a command.
 
-Everything heavy (torch, Pillow, matplotlib) is imported inside the command that needs it, so that `kshot --help` is quick.
+Everything heavy (torch, Pillow, matplotlib) is imported inside the command that needs it, so that `kshot --help` is
+quick.
 """
 
 from __future__ import annotations

@@ -52,9 +52,7 @@ def command(
         output.result({"task": str(path), "learner": type(learner).__name__, "run": run, "classes": shots})
 
 
-def adapt_files(
-    learner: Learner, support: Path, *, steps: int | None = None, skip_bad: bool = False
-) -> AdaptedModel:
+def adapt_files(learner: Learner, support: Path, *, steps: int | None = None, skip_bad: bool = False) -> AdaptedModel:
     """`kshot.adapt` from files. The model's metadata holds `shots` (label: number of examples) and `files`.
 
     Raises:

@@ -1,8 +1,9 @@
 """glibc's allocator, told to keep what it has.
 
-By default glibc maps every buffer of some MiB afresh and gives it back to the kernel when it is freed; a training step that
-allocates the same activations over and over then spends its time in page faults (up to 1.8x of a step was measured on a
-CPU). Raising both thresholds keeps the memory in the process. Only a process that kshot owns (the command line) does so.
+By default glibc maps every buffer of some MiB afresh and gives it back to the kernel when it is freed; a training step
+that allocates the same activations over and over then spends its time in page faults (up to 1.8x of a step was measured
+on a CPU). Raising both thresholds keeps the memory in the process. Only a process that kshot owns (the command line)
+does so.
 """
 
 from __future__ import annotations

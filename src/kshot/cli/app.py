@@ -19,12 +19,14 @@ app = typer.Typer(
         "kshot train --learner protonet --data my_images/ --way 5 --shot 1 --steps 500 --out runs/mine",
         "kshot adapt runs/mine --support new_classes/ --out task.safetensors",
         "kshot predict task.safetensors photo.jpg",
-    ),
+    )
+    + "\n\nAny option may come from the environment: KSHOT_EVALUATE_TASKS=200 is `kshot evaluate --tasks 200`. "
+    "KSHOT_DATA is where datasets lie, KSHOT_CACHE where decoded ones do; KSHOT_DEBUG=1 shows tracebacks.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,  # kshot.cli.handling says what went wrong
-    # Any option of any command may come from the environment: KSHOT_TRAIN_STEPS=100 kshot train ...
-    context_settings={"auto_envvar_prefix": "KSHOT", "help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"]},
+    add_completion=False,
 )
 
 for module in (train, evaluate, adapt, predict, report, quickstart, doctor, init, pipeline):

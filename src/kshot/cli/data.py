@@ -6,11 +6,15 @@ from typing import Annotated
 
 import typer
 
+from kshot.cli.handling import Group
 from kshot.cli.options import DataDir, Json, examples
 from kshot.cli.output import Output
 
 app = typer.Typer(
-    help="Datasets: list them, describe one, download one.", no_args_is_help=True, rich_markup_mode=None,
+    cls=Group,
+    help="Datasets: list them, describe one, download one.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
     epilog=examples("kshot data list", "kshot data get omniglot"),
 )
 

@@ -109,7 +109,7 @@ def _threads() -> Finding:
     found = f"torch uses {threads}, {available} available to this process"
     limits = [name for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if name in os.environ]
     if threads > available:
-        return Finding("threads", False, found, f"More threads than cores slow training down: OMP_NUM_THREADS={available}")
+        return Finding("threads", False, found, f"More threads than cores are slower: OMP_NUM_THREADS={available}")
     if threads < available and limits:
         return Finding("threads", True, found, f"{limits[0]} limits it; unset it to use all cores.")
     return Finding("threads", True, found)
@@ -156,7 +156,7 @@ def _cache() -> Finding:
     folder = cache_dir()
     problem = _unwritable(folder)
     if problem:
-        return Finding("cache", False, f"{folder}: {problem}", "Data is decoded anew each time. Set KSHOT_CACHE elsewhere.")
+        return Finding("cache", False, f"{folder}: {problem}", "Data is decoded every time. Set KSHOT_CACHE elsewhere.")
     return Finding("cache", True, f"{folder} is writable")
 
 
@@ -194,7 +194,7 @@ def _disk() -> Finding:
     found = f"{free / 2**30:.1f} GiB free in {Path.cwd()}"
     problem = _unwritable(Path.cwd())
     if problem:
-        return Finding("disk", False, f"{Path.cwd()}: {problem}", "Runs are written below the working directory: change it.")
+        return Finding("disk", False, f"{Path.cwd()}: {problem}", "Runs are written below here: work elsewhere.")
     if free < LOW_DISK:
         return Finding("disk", False, found, "Make room: checkpoints and caches take some hundred MiB a run.")
     return Finding("disk", True, found)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kshot.cli.options import DataDir, Device, Json, Query, Shot, SkipBad, Way, examples
 from kshot.cli.output import Output
+from kshot.cli.progress import progress
+
+if TYPE_CHECKING:
+    from kshot.tasks.split import TaskSplit
 
 EXAMPLES = examples(
     "kshot evaluate runs/mine                            # the run's own test classes, which it has never seen",
@@ -32,6 +37,9 @@ def command(
     seed: Annotated[int, typer.Option(help="Of the tasks.")] = 1,
     stress: Annotated[bool, typer.Option("--stress", help="Also label noise, corruption, imbalance.")] = False,
     baselines: Annotated[bool, typer.Option("--baselines/--no-baselines", help="Beside the ordinary methods.")] = True,
+    allow_seen: Annotated[
+        bool, typer.Option("--allow-seen", help="Score classes that the learner has seen, too, and say so.")
+    ] = False,
     device: Device = None,
     data_dir: DataDir = None,
     skip_bad: SkipBad = False,
@@ -39,5 +47,55 @@ def command(
 ) -> None:
     """Evaluate a learner on unseen tasks: the score with its 95% interval, and the baselines on the same episodes."""
     output = Output(as_json)
-    with output.alone():
-        ...
+    with output.alone(), progress() as report:
+        from kshot.artifacts import from_pretrained
+        from kshot.cli.splits import unseen_tasks
+        from kshot.evaluation import evaluate, unseen_split
+        from kshot.evaluation import stress as run_stress
+
+        learner = from_pretrained(run)
+        split = unseen_tasks(learner, data, way=way, shot=shot, query=query, data_dir=data_dir, skip_bad=skip_bad)
+        found = evaluate(
+            learner,
+            split,
+            tasks,
+            seed=seed,
+            baselines=baselines,
+            device=place(device),
+            allow_seen=allow_seen,
+            progress=report,
+        )
+        output.say(str(found))
+        result = found.to_dict()
+        if stress:
+            tested, _ = unseen_split(learner, split, allow_seen=allow_seen)
+            tried = run_stress(learner, tested, tasks=min(tasks, 200), seed=seed, progress=report)
+            output.say(f"\n{tried}")
+            result["stress"] = tried.to_dict()
+        kept = keep(run, split, result)
+        if kept is not None:
+            output.say(f"Kept in {kept}.")
+        output.result(result)
+
+
+def keep(run: str, split: TaskSplit, result: dict[str, Any]) -> Path | None:
+    """Writes an evaluation into its run, as `evaluation-DATA-WAYway-SHOTshot.json`; None where there is no run."""
+    from kshot.cli.state import write_json
+
+    folder = Path(run)
+    if not (folder / "config.yaml").is_file():
+        return None
+    name = "".join(c if c.isalnum() or c in "-_" else "_" for c in split.source.name)
+    tasks = f"{split.way}way-{split.shot}shot" if split.way else f"{split.shot}points"
+    path = folder / f"evaluation-{name}-{tasks}.json"
+    write_json(path, result)
+    return path
+
+
+def place(device: str | None) -> str | None:
+    """A device by the name that a user gives it; None (where the learner is) for none given."""
+    if device is None:
+        return None
+    from kshot.training.step import resolve_device
+
+    return str(resolve_device(device))

@@ -18,7 +18,21 @@ RESUME = "kshot.resume"
 """Key of `Context.meta` under which a command says how it would be resumed."""
 
 
-class Commands(typer.core.TyperGroup):
+class Group(typer.core.TyperGroup):
+    """A group of commands whose options may come from the environment: KSHOT_TRAIN_STEPS for `kshot train --steps`."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        command = super().get_command(ctx, cmd_name)
+        words = [*ctx.command_path.split()[1:], cmd_name]
+        for option in getattr(command, "params", []):
+            if option.param_type_name == "option" and option.envvar is None and option.name != "help":
+                long = max(option.opts, key=len).lstrip("-")
+                option.envvar = "_".join(["kshot", *words, long]).replace("-", "_").upper()
+                option.show_envvar = False  # the help of the root says it once for all
+        return command
+
+
+class Commands(Group):
     """The group of all commands, which turns their exceptions into messages and exit codes."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -26,9 +40,9 @@ class Commands(typer.core.TyperGroup):
             return super().invoke(ctx)
         except (typer.Exit, BrokenPipeError):
             raise
-        except (KeyboardInterrupt, typer.Abort):
+        except (KeyboardInterrupt, typer.Abort) as error:
             how = ctx.meta.get(RESUME)
-            _print("interrupted." + (f" Resume with: {how}" if how else ""))
+            _print(f"interrupted. Resume with: {how}" if how else f"interrupted. {error}".rstrip())
             raise typer.Exit(130) from None
         except KshotError as error:
             _debug(error)

@@ -85,8 +85,8 @@ def predict_files(model: AdaptedModel, files: Sequence[Path]) -> list[dict[str, 
         )
     probabilities = model.probabilities(datasets.read_images(files, transform)).tolist()
     rows = []
-    for file, values in zip(files, probabilities):
-        ranked = sorted(zip(map(str, model.labels), values), key=lambda pair: -pair[1])
+    for file, values in zip(files, probabilities, strict=True):
+        ranked = sorted(zip(map(str, model.labels), values, strict=True), key=lambda pair: -pair[1])
         rows.append(
             {
                 "file": str(file),

@@ -31,8 +31,8 @@ data:
   data_dir: null            # where local copies lie; by default KSHOT_DATA, else ~/.local/share/kshot
   skip_bad: false           # true leaves unreadable files out, and counts them
 
-# 3. learner: a fixed one (choose: {{name: maml, inner_lr: 0.1}}), or auto: a short run of every candidate, all with the same
-#    number of training tasks, scored on the same val tasks. The scores are recorded.
+# 3. learner: a fixed one (choose: {{name: maml, inner_lr: 0.1}}), or auto: a short run of every candidate, all with the
+#    same number of training tasks, scored on the same val tasks. The scores are recorded.
 learner:
   choose: auto
   candidates:
@@ -92,13 +92,11 @@ class Data(_Section):
 
 class Choice(_Section):
     choose: str | dict[str, Any] = "auto"
-    candidates: list[dict[str, Any]] = Field(
-        default_factory=lambda: [
-            {"name": "protonet"},
-            {"name": "anil", "inner_lr": 0.1, "inner_steps": 5},
-            {"name": "maml", "inner_lr": 0.1, "inner_steps": 3},
-        ]
-    )
+    candidates: list[dict[str, Any]] = [
+        {"name": "protonet"},
+        {"name": "anil", "inner_lr": 0.1, "inner_steps": 5},
+        {"name": "maml", "inner_lr": 0.1, "inner_steps": 3},
+    ]
     steps: int = Field(default=100, ge=1)
     val_tasks: int = Field(default=200, ge=2)
 

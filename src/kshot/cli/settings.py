@@ -1,13 +1,12 @@
 """defaults < file < environment < flags: the layers of a training configuration, merged.
 
-The environment names a key by its path: `KSHOT_TRAINING__LR=0.01` is `training.lr` (two underscores for each dot). Values
-are YAML: `true`, `3`, `1e-3`, `[1, 2]`, `null`.
+The environment names a key by its path: `KSHOT_TRAINING__LR=0.01` is `training.lr` (two underscores for each dot).
+Values are YAML: `true`, `3`, `1e-3`, `[1, 2]`, `null`.
 """
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,8 +41,8 @@ def read(name_or_path: str | Path) -> dict[str, Any]:
         path = configs_folder() / f"{name_or_path}.yaml"
     if not path.is_file():
         raise ConfigError(
-            f"there is no configuration {name_or_path}: expected a YAML file, a run folder or the name of a shipped one. "
-            f"{suggest(str(name_or_path), shipped())}"
+            f"there is no configuration {name_or_path}: expected a YAML file, a run folder or the name of a shipped "
+            f"one. {suggest(str(name_or_path), shipped())}"
         )
     return parse(path)
 
@@ -57,7 +56,7 @@ def parse(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        content = _numbers(yaml.safe_load(path.read_text(encoding="utf-8")))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -81,6 +80,8 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
+        if isinstance(old, str) and isinstance(value, Mapping):
+            old = {"name": old}  # `learner: protonet` is short for a section
         if isinstance(old, Mapping) and isinstance(value, Mapping):
             if "name" in value and value["name"] != old.get("name"):
                 old = {k: v for k, v in old.items() if k != "options"} if key == "data" else {}
@@ -126,8 +127,8 @@ def assignments(texts: Iterable[str]) -> dict[str, Any]:
 def from_environment(environment: Mapping[str, str] | None = None) -> dict[str, Any]:
     """What variables of the form KSHOT_SECTION__KEY say, as nested dicts.
 
-    >>> from_environment({"KSHOT_TRAINING__LR": "1e-3", "KSHOT_DATA": "/data", "HOME": "/"})
-    {'training': {'lr': 0.001}}
+    >>> from_environment({"KSHOT_TRAINING__LR": "0.01", "KSHOT_DATA": "/data", "HOME": "/"})
+    {'training': {'lr': 0.01}}
     """
     config: dict[str, Any] = {}
     for name, value in sorted((os.environ if environment is None else environment).items()):
@@ -148,17 +149,6 @@ def yaml_value(text: str, where: str) -> Any:
     import yaml
 
     try:
-        return _numbers(yaml.safe_load(text))
+        return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{where}: the value is no YAML: {' '.join(str(error).split())}") from error
-
-
-def _numbers(value: Any) -> Any:
-    """YAML 1.1 takes 1e-3, which has no dot, for a text: here it is the number that people mean."""
-    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
-        return float(value)
-    if isinstance(value, dict):
-        return {key: _numbers(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_numbers(item) for item in value]
-    return value

@@ -1,4 +1,4 @@
-"""Which unseen tasks a learner is evaluated on: the recorded test classes of its own data, or all classes of other data."""
+"""Which unseen tasks a learner is evaluated on: its own data's recorded test classes, or all classes of other data."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from kshot.errors import ArtifactError
 
 if TYPE_CHECKING:
     from kshot.learners.base import Learner
+    from kshot.tasks.source import TaskSource
     from kshot.tasks.split import TaskSplit
 
 
@@ -36,18 +37,33 @@ def unseen_tasks(
 
     spec: dict[str, Any] = dict(learner.provenance.get("source") or {})
     asked = {key: value for key, value in (("way", way), ("shot", shot), ("query", query)) if value is not None}
-    if data is None and not spec:
-        raise ArtifactError("this learner does not say which data it was trained on: name some to evaluate it on, with --data")
     if data is None or is_own(spec, data):
-        if data_dir is not None and spec["name_or_path"] not in tasks.FAMILIES:
-            spec["data_dir"] = data_dir
-        if skip_bad:
-            spec["skip_bad"] = True
-        split = tasks.load(**spec).test
+        split = source_of(learner, data_dir=data_dir, skip_bad=skip_bad).test
         return split.replace(**asked) if asked else split
     options = foreign_options(learner, data, skip_bad=skip_bad)
     own = {key: spec[key] for key in ("way", "shot", "query") if isinstance(spec.get(key), int)}
     return tasks.load(data, data_dir=data_dir, **{**own, **asked}, **options).test
+
+
+def source_of(learner: Learner, *, data_dir: Path | None = None, skip_bad: bool = False) -> TaskSource:
+    """The task source that a learner was trained on.
+
+    Raises:
+        ArtifactError: the learner does not say what that was.
+        KshotError: its data is not there any more.
+    """
+    from kshot import tasks
+
+    spec: dict[str, Any] = dict(learner.provenance.get("source") or {})
+    if not spec:
+        raise ArtifactError(
+            "this learner does not say which data it was trained on: name some to evaluate it on, with --data"
+        )
+    if data_dir is not None and spec["name_or_path"] not in tasks.FAMILIES:
+        spec["data_dir"] = str(data_dir.expanduser().absolute())
+    if skip_bad:
+        spec["skip_bad"] = True
+    return tasks.load(**spec)
 
 
 def is_own(spec: dict[str, Any], data: str) -> bool:

@@ -1,7 +1,7 @@
 """What a pipeline has done: for each step the digests of what went into it, and what came out.
 
-The state is one JSON file that is replaced atomically, so that a pipeline that is killed at any moment knows what it had
-finished. A step is skipped when the digests of its inputs are the recorded ones and its outputs are still there.
+The state is one JSON file that is replaced atomically, so that a pipeline that is killed at any moment knows what it
+had finished. A step is skipped when the digests of its inputs are the recorded ones and its outputs are still there.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class State:
                 found = content["format"]
                 self.steps = content["steps"] if found == FORMAT else {}
             except (ValueError, KeyError, TypeError) as error:
-                raise ArtifactError(f"{path} is damaged ({error}): remove it, and the pipeline starts afresh") from error
+                raise ArtifactError(f"{path} is damaged ({error}): remove it, and all steps are done anew") from error
             if found != FORMAT:
                 raise ArtifactError(
-                    f"{path} has format {found}, expected {FORMAT}: another version of kshot wrote it. Remove it, and the "
-                    "pipeline starts afresh"
+                    f"{path} has format {found}, expected {FORMAT}: another version of kshot wrote it. Remove it, and "
+                    "all steps are done anew"
                 )
 
     def finished(self, step: str) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,9 @@ from kshot.cli.handling import RESUME
 from kshot.cli.options import DataDir, Device, Json, Query, Shot, SkipBad, Way, examples
 from kshot.cli.output import Output
 from kshot.errors import ConfigError, RunError
+
+if TYPE_CHECKING:
+    from kshot.training import TrainResult
 
 EXAMPLES = examples(
     "kshot train --learner protonet --data my_images/ --way 5 --shot 1 --steps 500 --out runs/mine",
@@ -48,6 +51,7 @@ def command(
     seed: Annotated[int | None, typer.Option(help="Of initialisation and tasks.", show_default=False)] = None,
     device: Device = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run where it stopped.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove the run in --out first.")] = False,
     data_dir: DataDir = None,
     skip_bad: SkipBad = False,
     as_json: Json = False,
@@ -63,6 +67,8 @@ def command(
             "data.way": way,
             "data.shot": shot,
             "data.query": query,
+            "data.data_dir": None if data_dir is None else str(data_dir.expanduser().absolute()),
+            "data.skip_bad": skip_bad or None,
             "training.steps": steps,
             "training.seed": seed,
             "training.device": device,
@@ -71,12 +77,78 @@ def command(
         for path, value in named.items():
             if value is not None:
                 settings.put(flags, path, value)
-        resolved = resolve(config, flags, set_ or (), resume=resume)
-        run_folder = resolved["out"]
-        context.meta[RESUME] = f"kshot train --resume {run_folder}"
-        report = train(resolved, output, resume=resume, data_dir=data_dir, skip_bad=skip_bad)
-        output.say(f"Next: kshot evaluate {run_folder}")
-        output.result(report)
+        sets = set_ or []
+        if resume and config is not None and begun_in_python(Path(config)):
+            run_folder = config
+            context.meta[RESUME] = f"kshot train --resume {run_folder}"
+            result = go_on(run_folder, flags, sets, data_dir)
+        else:
+            resolved = resolve(config, flags, sets, resume=resume)
+            run_folder = resolved["out"]
+            context.meta[RESUME] = f"kshot train --resume {run_folder}"
+            result = train(resolved, output, resume=resume, overwrite=overwrite)
+        val = None if result.val is None else result.val.to_dict()
+        if val is not None:
+            output.say(f"Selected on val tasks: step {result.best_step} of {result.steps}.")
+        output.say(f"The learner is in {run_folder}/learner. Next: kshot evaluate {run_folder}")
+        output.result(
+            {
+                "run": str(run_folder),
+                "steps": result.steps,
+                "best_step": result.best_step,
+                "val": val,
+                "seconds": result.seconds,
+                "examples": result.examples,
+                "mode": result.mode,
+            }
+        )
+
+
+def train(config: dict[str, Any], output: Output, *, resume: bool = False, overwrite: bool = False) -> TrainResult:
+    """Checks and prints a configuration, builds what it describes, and trains it.
+
+    Raises:
+        KshotError: whatever is wrong with the configuration, the data or the run folder.
+    """
+    import yaml
+
+    from kshot.training.config import build_learner, build_source, build_trainer, parse_config
+    from kshot.training.config import resolve as fill_in
+
+    checked = parse_config(config)
+    source = build_source(checked)
+    bad = source.info.get("bad_files") or []
+    if bad:
+        files = "1 file" if len(bad) == 1 else f"{len(bad)} files"
+        output.say(f"Left out {files} that cannot be decoded: {', '.join(bad[:5])}")
+    learner = build_learner(checked, source)
+    trainer = build_trainer(checked, learner, source, resume=resume, overwrite=overwrite)
+    full = fill_in(checked, source).to_dict()
+    output.say(yaml.safe_dump(full, sort_keys=False, allow_unicode=True, width=100).rstrip())
+    return trainer.fit()
+
+
+def begun_in_python(run: Path) -> bool:
+    """Whether a run was begun by `kshot.Trainer`, whose configuration describes a learner by its class."""
+    learner = settings.read(run).get("learner") if (run / "config.yaml").is_file() else None
+    return not isinstance(learner, dict) or "class" in learner if learner is not None else False
+
+
+def go_on(run: str, flags: dict[str, Any], sets: list[str], data_dir: Path | None) -> TrainResult:
+    """Resumes a run that was begun in Python; only what concerns its training may be given.
+
+    Raises:
+        ConfigError: another flag was given, or the run needs the script that began it.
+    """
+    from kshot.training.config import resume_run
+
+    others = [key for key in flags if key not in ("training", "data")] + [
+        key for key in flags.get("data", {}) if key != "data_dir"
+    ]
+    if others:
+        raise ConfigError(f"{run} was begun in Python and goes on as it is: leave out {', '.join(sorted(others))}")
+    given = [f"training.{key}={value}" for key, value in flags.get("training", {}).items()]
+    return resume_run(run, [*given, *sets], data_dir=data_dir).fit()
 
 
 def resolve(config: str | None, flags: dict[str, Any], sets: Any = (), *, resume: bool = False) -> dict[str, Any]:
@@ -96,13 +168,25 @@ def resolve(config: str | None, flags: dict[str, Any], sets: Any = (), *, resume
     merged = settings.merge(base, settings.from_environment())
     merged = settings.merge(merged, flags)
     merged = settings.merge(merged, settings.assignments(sets))
-    if "name" not in (merged.get("data") or {}):
+    for section in ("learner", "backbone", "data"):
+        if isinstance(merged.get(section), str):
+            merged[section] = {"name": merged[section]}  # `learner: maml` is short for it
+    if not isinstance(merged.get("data"), dict) or "name" not in merged["data"]:
         raise ConfigError(
-            "expected a configuration, or --data: a registered dataset (kshot data list) or the path of a folder, zip or CSV. "
-            f"Shipped configurations: {', '.join(settings.shipped())}"
+            "expected a configuration, or --data: a registered dataset (kshot data list) or the path of a folder, zip "
+            f"or CSV. Shipped configurations: {', '.join(settings.shipped())}"
         )
-    merged.setdefault("learner", {"name": "protonet"})
+    merged["learner"] = {"name": "protonet", **(merged.get("learner") or {})}
+    data = merged["data"] = dict(merged["data"])
+    if Path(str(data["name"])).expanduser().exists() and is_path(str(data["name"])):
+        data["name"] = str(Path(data["name"]).expanduser().absolute())  # a run is resumed from anywhere
     if not merged.get("out"):
-        learner = merged["learner"].get("name", "learner") if isinstance(merged["learner"], dict) else merged["learner"]
-        merged["out"] = f"runs/{Path(str(merged['data']['name'])).stem}-{learner}"
+        merged["out"] = f"runs/{Path(str(data['name'])).stem}-{merged['learner']['name']}"
     return merged
+
+
+def is_path(data: str) -> bool:
+    """Whether `data` names a user's own files rather than a registered dataset or a family of functions."""
+    from kshot.cli.splits import identify
+
+    return identify(data)[1] is not None

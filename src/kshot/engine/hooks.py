@@ -15,6 +15,10 @@ class Hooks(Protocol):
     training: bool
     native: bool
     modes: tuple[str, ...]
+    outputs: Any
+
+    @property
+    def way(self) -> int | None: ...
 
     def features(self, x: Any) -> Any: ...
 

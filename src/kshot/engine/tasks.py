@@ -117,9 +117,8 @@ def _compiled(learner: Hooks, function: TaskFunction, key: Any) -> TaskFunction:
 
 def task_losses(learner: Hooks, episodes: Episodes, mode: str, chunk: int | None = None) -> Tensor:
     """The objective of every task of a meta-batch of raw inputs, `[T]`, differentiable in the learner's parameters."""
-    losses: Tensor = map_tasks(
-        learner, learner.objective, with_features(learner, episodes), mode, chunk, key="objective"
-    )
+    featured = with_features(learner, episodes.widen(learner.way))
+    losses: Tensor = map_tasks(learner, learner.objective, featured, mode, chunk, key="objective")
     return losses
 
 
@@ -147,5 +146,8 @@ def predict_queries(
         return learner.predict_with_mask(learner.adapt(support, **options), query)
 
     with torch.no_grad():
-        featured = with_features(learner, episodes) if cache is None else cache(episodes)
-        return map_tasks(learner, run, featured, mode, chunk, key=("predict", tuple(sorted(options.items()))))
+        wide = episodes.widen(learner.way)
+        featured = with_features(learner, wide) if cache is None else cache(wide)
+        output = map_tasks(learner, run, featured, mode, chunk, key=("predict", tuple(sorted(options.items()))))
+    # A head of more classes than the tasks have answers for those alone.
+    return output[..., : episodes.way] if learner.outputs == "logits" and wide is not episodes else output

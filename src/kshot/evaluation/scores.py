@@ -6,22 +6,19 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from kshot import engine, metrics
 from kshot.engine import FeatureCache
 from kshot.episodes import Episodes, first_tensor
-from kshot.errors import ConfigError, UnsupportedError
+from kshot.errors import ConfigError
 from kshot.learners.base import Learner
 from kshot.tasks.split import TaskSplit
-
-EXAMPLES_AT_ONCE = 4096
-"""Examples of a batch of tasks: more gains nothing on a CPU and costs memory."""
+from kshot.training.validation import EXAMPLES_AT_ONCE, check_fits, widen
 
 Change = Callable[[Episodes], Episodes]
 Progress = Callable[[str, int, int], None]
@@ -58,7 +55,7 @@ def iter_scores(
     options: Mapping[str, Any] | None = None,
     change: Change | None = None,
 ) -> Iterator[Scores]:
-    """Adapts the learner, in eval mode, to the tasks `first`, ..., `first + tasks - 1` of a split and scores the queries.
+    """Adapts the learner, in eval mode, to the tasks `first`, ..., `first + tasks - 1` of a split, and scores it.
 
     Args:
         learner: left as it is.
@@ -76,7 +73,7 @@ def iter_scores(
     """
     if tasks < 1:
         raise ConfigError(f"expected at least 1 task to score, got {tasks}")
-    check_fits(learner, split)
+    check_fits(learner, split, example_shape(split))
     cache = FeatureCache(learner) if cache is None else cache
     size = batch or max(1, min(256, EXAMPLES_AT_ONCE // max(1, split.support_size + split.query_size)))
     device = device_of(learner)
@@ -94,25 +91,6 @@ def iter_scores(
 def score_tasks(learner: Learner, split: TaskSplit, tasks: int, **arguments: Any) -> Tensor:
     """The scores of tasks, float64 `[tasks]`; arguments as for `iter_scores`."""
     return torch.cat([scores.values for scores in iter_scores(learner, split, tasks, **arguments)])
-
-
-def check_fits(learner: Learner, split: TaskSplit) -> None:
-    """Raises `UnsupportedError` where a learner cannot do a split's tasks: their kind, their way, the shape of examples."""
-    name = type(learner).__name__
-    if (learner.outputs == "logits") != (split.kind == "classification"):
-        kind = "classification" if learner.outputs == "logits" else "regression"
-        raise UnsupportedError(f"this {name} was made for {kind}, but the tasks of {split} are {split.kind}: use tasks of its kind")
-    if learner.way is not None and split.way > learner.way:
-        raise UnsupportedError(
-            f"this {name} has a head of {learner.way} classes, the tasks of {split} have {split.way}: use way={learner.way} or "
-            f"less, train one with way={split.way}, or use a learner without a fixed head (ProtoNet)"
-        )
-    wanted, given = learner.input_shape, example_shape(split)
-    if wanted is not None and given is not None and wanted != given:
-        raise UnsupportedError(
-            f"this {name} takes examples of shape {list(wanted)}, those of {split} have {list(given)}: load the data with the "
-            "learner's own transform (transform=learner.transform), or train a learner on it"
-        )
 
 
 def example_shape(split: TaskSplit) -> tuple[int, ...] | None:
@@ -141,27 +119,20 @@ def evaluating(learner: Learner) -> Iterator[None]:
             module.training = training
 
 
-def widen(episodes: Episodes, way: int | None) -> Episodes:
-    """The same tasks with room for `way` classes, those beyond their own masked: what a larger fixed head takes."""
-    extra = 0 if way is None or episodes.way == 0 else way - episodes.way
-    if extra <= 0:
-        return episodes
-    support, query = (
-        replace(e, classes=F.pad(e.classes, (0, extra), value=False), padded=True) for e in (episodes.support, episodes.query)
-    )
-    return replace(episodes, support=support, query=query, class_ids=F.pad(episodes.class_ids, (0, extra), value=-1))
-
-
 def predict_mode(learner: Learner, episodes: Episodes, options: Mapping[str, Any] | None = None) -> str:
-    """The engine mode for predictions: native where there is one, else the faster of loop and vmap on a few of the tasks.
+    """The engine mode for predictions: native where there is one, else the training's own, else the faster one.
 
-    Measured once for each shape and remembered by the learner. Compiling a graph takes longer than most evaluations.
+    Where it has to be measured, loop against vmap on a few tasks, the learner remembers it by shape. Compiling a graph
+    takes longer than most evaluations: for a learner that was trained compiled, vmap stands in.
     """
     if learner.native:
         return "native"
     modes = [mode for mode in ("loop", "vmap") if mode in learner.modes]
     if len(modes) < 2 or len(episodes) < 2:
         return modes[0] if modes else "loop"
+    trained = {"compile": "vmap"}.get(learner.provenance.get("mode", ""), learner.provenance.get("mode"))
+    if trained in modes:
+        return str(trained)
     shapes = (tuple(episodes.support.mask.shape[1:]), tuple(episodes.query.mask.shape[1:]))
     # Vmap's gain grows with the tasks that it gets at once.
     key = ("predict", *shapes, str(episodes.device), tuple(sorted((options or {}).items())))

@@ -1,0 +1,26 @@
+"""The outer loop: `Trainer`, its callbacks and loggers, and the ordinary training that baselines start from.
+
+Configurations (`kshot.training.config`) and building what they describe (`kshot.training.building`) are imported from
+their own modules, since they need pydantic.
+"""
+
+from kshot.training.callbacks import Callback
+from kshot.training.loggers import Logger, MlflowLogger, RunInfo, TensorBoardLogger, WandbLogger
+from kshot.training.pretrain import PretrainedNetwork, fresh_backbone, load_network, pretrain, save_network
+from kshot.training.trainer import Trainer, TrainResult
+
+__all__ = [
+    "Callback",
+    "Logger",
+    "MlflowLogger",
+    "PretrainedNetwork",
+    "RunInfo",
+    "TensorBoardLogger",
+    "TrainResult",
+    "Trainer",
+    "WandbLogger",
+    "fresh_backbone",
+    "load_network",
+    "pretrain",
+    "save_network",
+]

@@ -1,0 +1,43 @@
+"""Ctrl-C and SIGTERM end a training between two steps, not within one."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+
+class Interrupts:
+    """While the block lasts, the first SIGINT or SIGTERM is noted in `asked`; a second one raises KeyboardInterrupt.
+
+    Outside the main thread, where Python gives no signals, nothing is changed; a signal that the process ignores (a
+    background job's SIGINT) stays ignored.
+
+    Args:
+        say: told what is going on.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.asked = False
+        self._say = say
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt("stopped at once; the last checkpoint is intact")
+        self.asked = True
+        self._say(f"{signal.Signals(number).name}: finishing this step, then saving. Once more to stop at once.")

@@ -1,0 +1,190 @@
+"""One outer step: losses of the tasks, their mean gradient, clipping, the optimizer's step."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from kshot import engine
+from kshot.episodes import Episodes
+from kshot.errors import ArtifactError, ConfigError, DivergedError, UnsupportedError
+from kshot.learners.base import Learner
+from kshot.models import norms
+from kshot.training.validation import widen
+
+AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What came of an outer step.
+
+    Attributes:
+        loss: mean over its tasks.
+        grad_norm: of the mean gradient, before clipping.
+        lr: the learning rate that was used, of the first parameter group.
+        tasks: how many there were.
+        examples: of all of them, support and query.
+    """
+
+    loss: float
+    grad_norm: float
+    lr: float
+    tasks: int
+    examples: int
+
+
+class OuterStep:
+    """The outer step of a training.
+
+    The gradient is that of the mean loss over all tasks of the step, whatever pieces they are worked through in.
+
+    Args:
+        learner: in train mode.
+        optimizer: of its parameters.
+        schedule: stepped with the optimizer.
+        mode: of the engine, resolved.
+        chunk: tasks a backward pass; None: all that come together.
+        amp: `"bf16"`, `"fp16"` (with a gradient scaler) or None.
+        clip: largest norm of the gradient.
+        device: of the learner.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        optimizer: Optimizer,
+        schedule: LRScheduler,
+        *,
+        mode: str,
+        chunk: int | None,
+        amp: str | None,
+        clip: float | None,
+        device: torch.device,
+    ) -> None:
+        self.learner, self.optimizer, self.schedule = learner, optimizer, schedule
+        self.mode, self.chunk, self.amp, self.clip, self.device = mode, chunk, amp, clip, device
+        self.parameters = [p for p in learner.parameters() if p.requires_grad]
+        self.scaler = torch.amp.GradScaler(device.type) if amp == "fp16" else None
+
+    def __call__(self, parts: Iterable[Episodes], tasks: int) -> StepResult:
+        """Moves the learner's parameters and running statistics.
+
+        Args:
+            parts: the meta-batches of the step, one at a time.
+            tasks: in all of them together.
+
+        Raises:
+            DivergedError: the loss or the gradient is not finite; the parameters are as before.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        loss, examples = 0.0, 0
+        for episodes in parts:
+            examples += count_examples(episodes)
+            for chunk in widen(episodes, self.learner.way).chunks(self.chunk):
+                loss += self._backward(chunk, tasks)
+        lr = float(self.optimizer.param_groups[0]["lr"])
+        norm = self._move()
+        norms.commit(self.learner)
+        return StepResult(loss, norm, lr, tasks, examples)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of the optimizer, the schedule and the scaler."""
+        states = {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict()}
+        return states if self.scaler is None else {**states, "scaler": self.scaler.state_dict()}
+
+    def load_state_dict(self, states: dict[str, Any]) -> None:
+        """Raises ArtifactError where they do not fit."""
+        parts: dict[str, Any] = {"optimizer": self.optimizer, "schedule": self.schedule, "scaler": self.scaler}
+        for name, part in parts.items():
+            if part is None:
+                continue
+            try:
+                part.load_state_dict(states[name])
+            except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+                raise ArtifactError(
+                    f"the checkpoint's {name} state does not fit the {type(part).__name__} of this run ({error}): go "
+                    "on with the "
+                    "script that began the run, or start another run"
+                ) from error
+
+    def _backward(self, episodes: Episodes, tasks: int) -> float:
+        """Adds the gradient of these tasks, of `tasks` in the step; returns their share of the mean loss."""
+        with autocast(self.amp, self.device):
+            losses = engine.task_losses(self.learner, episodes, self.mode)
+            share = losses.float().sum() / tasks
+        value = float(share.detach())
+        if not math.isfinite(value):
+            raise DivergedError("the loss")
+        if not share.requires_grad:
+            raise UnsupportedError(
+                f"the loss of {type(self.learner).__name__} does not depend on any of its parameters, so there is "
+                "nothing to "
+                "train: check that adapt and predict use them, without torch.no_grad() or .detach()"
+            )
+        (share if self.scaler is None else self.scaler.scale(share)).backward()
+        return value
+
+    def _move(self) -> float:
+        """Clips the gradient and takes the optimizer's step; returns the gradient's norm."""
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        total = get_total_norm(gradients)
+        norm = float(total)
+        if not math.isfinite(norm) and self.scaler is None:
+            raise DivergedError("the gradient")
+        if self.clip is not None:
+            clip_grads_with_norm_(self.parameters, self.clip, total)
+        if self.scaler is None:
+            self.optimizer.step()
+        else:
+            # A step whose half-precision gradient overflowed is left out, and the next ones are scaled less.
+            before = self.scaler.get_scale()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            if self.scaler.get_scale() < before:
+                return 0.0
+        if not isinstance(self.schedule, ReduceLROnPlateau):
+            self.schedule.step()
+        return norm
+
+
+def autocast(amp: str | None, device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Mixed precision; weights are cast anew each time, since an adapted network's are others at every inner step."""
+    if amp is None:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=AMP[amp], cache_enabled=False)
+
+
+def count_examples(episodes: Episodes) -> int:
+    """Real examples of all tasks, support and query."""
+    parts = (episodes.support, episodes.query)
+    return sum(int(e.mask.sum()) if e.padded else e.mask.numel() for e in parts)
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """`"auto"`: the GPU where there is one.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ConfigError(f"expected a device such as 'auto', 'cpu' or 'cuda:0', got {device!r}") from error
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"there is no GPU that torch can use here, and device={device!r} asks for one: use device='auto'"
+        )
+    return found

@@ -1,0 +1,105 @@
+"""Scores on val tasks: what selects a learner."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch.nn import functional as F
+
+from kshot import engine, metrics
+from kshot.engine import FeatureCache
+from kshot.episodes import Episodes
+from kshot.errors import UnsupportedError
+from kshot.learners.base import Learner
+from kshot.metrics import Interval
+from kshot.tasks.split import TaskSplit
+
+SEED = 0
+"""Of the val tasks: the same ones in every validation of every run, so that runs can be compared."""
+
+EXAMPLES_AT_ONCE = 4096
+"""Examples of the tasks that are validated at once."""
+
+
+def validate(
+    learner: Learner, split: TaskSplit, tasks: int, *, mode: str, seed: int = SEED, chunk: int | None = None
+) -> Interval:
+    """The mean score over tasks of a split, accuracy or mean squared error, with the learner in eval mode.
+
+    Args:
+        learner: left in the mode that it was in.
+        split: the val tasks.
+        tasks: how many.
+        mode: of the engine; `"compile"` stands for `"vmap"`: a few validations do not pay for a graph of their own.
+        chunk: the most tasks at once.
+
+    Returns:
+        The mean may be infinite or NaN, where the learner diverges.
+    """
+    mode = "vmap" if mode == "compile" else mode
+    size = max(1, min(256, EXAMPLES_AT_ONCE // max(1, split.support_size + split.query_size), chunk or tasks))
+    device = next((p.device for p in learner.parameters()), torch.device("cpu"))
+    training = learner.training
+    learner.eval()
+    scores = []
+    try:
+        cache = FeatureCache(learner)
+        for first in range(0, tasks, size):
+            count = min(size, tasks - first)
+            episodes = split.sample(count, seed=seed, first=first, device=None if device.type == "cpu" else device)
+            episodes = widen(episodes, learner.way)
+            outputs = engine.predict_queries(learner, episodes, mode, cache=cache)
+            scores.append(metrics.score(outputs, episodes.query).cpu())
+    finally:
+        learner.train(training)
+    values = torch.cat(scores)
+    if not bool(torch.isfinite(values).all()):
+        return Interval(float(values.mean()), math.inf, len(values))
+    return metrics.interval(values)
+
+
+def better(kind: str, score: float, than: float | None) -> bool:
+    """Whether a score is better: a higher accuracy, a lower error; never one that is not finite."""
+    if not math.isfinite(score):
+        return False
+    return than is None or (score > than if kind == "classification" else score < than)
+
+
+def widen(episodes: Episodes, way: int | None) -> Episodes:
+    """The same tasks with room for `way` classes, those beyond their own masked: what a larger fixed head takes."""
+    extra = 0 if way is None or episodes.way == 0 else way - episodes.way
+    if extra <= 0:
+        return episodes
+    support, query = (
+        replace(e, classes=F.pad(e.classes, (0, extra), value=False), padded=True)
+        for e in (episodes.support, episodes.query)
+    )
+    return replace(episodes, support=support, query=query, class_ids=F.pad(episodes.class_ids, (0, extra), value=-1))
+
+
+def check_fits(learner: Learner, split: TaskSplit, shape: tuple[int, ...] | None = None) -> None:
+    """Raises UnsupportedError where a learner cannot do a split's tasks: their kind, way, or shape of examples."""
+    name = type(learner).__name__
+    wanted = "classification" if learner.outputs == "logits" else "regression"
+    if wanted != split.kind:
+        hint = (
+            "way=5, say, makes it a classifier"
+            if wanted == "regression"
+            else "use a regressor (MAML without way), or other tasks"
+        )
+        raise UnsupportedError(f"this {name} does {wanted}, the tasks of {split.name} are {split.kind}: {hint}")
+    if learner.way is not None and split.kind == "classification" and split.way > learner.way:
+        raise UnsupportedError(
+            f"this {name} has a head of {learner.way} classes, but the tasks of {split.name} have up to {split.way}: "
+            "make it "
+            f"with way={split.way}, or the tasks smaller ({split.name}=dict(way={learner.way}))"
+        )
+    own = learner.input_shape
+    if own is not None and shape is not None and tuple(own) != tuple(shape):
+        raise UnsupportedError(
+            f"this {name} takes examples of shape {list(own)}, those of {split.name} have {list(shape)}: change the "
+            "backbone's "
+            "in_channels, image_size or in_features, or load the data with another size"
+        )
