@@ -103,6 +103,8 @@ def test_the_network_is_kept_in_the_run(run, table, monkeypatch):
     monkeypatch.setattr(conventional, "pretrain", None)
     again = evaluate(run, kshot.tasks.load(str(table), **OPTIONS).test, 6, baseline_tasks=4)
     assert first.baselines["linear_probe"].scores.tolist() == again.baselines["linear_probe"].scores.tolist()
+    more = kshot.tasks.load(str(table), **{**OPTIONS, "shot": 3}).test
+    assert evaluate(run, more, 6, baseline_tasks=4).baselines
     monkeypatch.undo()
     # A network of another budget is not taken for it.
     run.provenance["examples"] += 1000

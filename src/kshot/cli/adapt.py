@@ -69,6 +69,7 @@ def adapt_files(learner: Learner, support: Path, *, steps: int | None = None, sk
         )
     x, labels, files = datasets.read_support(support, learner.transform, skip_bad=skip_bad)
     options: dict[str, Any] = {} if steps is None else {"steps": steps}
-    model = adapt(learner, (x, labels), **options)
+    # Bytes of images become numbers, columns of a table get the scale that the learner knows.
+    model = adapt(learner, (learner.transform.normalise(x), labels), **options)
     model.metadata = {"shots": dict(sorted(Counter(labels).items())), "files": files, "support": str(support)}
     return model

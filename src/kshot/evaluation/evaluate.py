@@ -177,10 +177,12 @@ def evaluate(
     start = time.perf_counter()
     values, ids, kept, confident = [], [], [], []
     reserved = min(tasks, baseline_tasks) if names else 0
+    chosen = mode
     for scores in iter_scores(
         learner, split, tasks, seed=seed, batch=batch, mode=mode, cache=cache, options=check_options(learner, options)
     ):
         values.append(scores.values)
+        chosen = scores.mode
         ids.append(scores.episodes.class_ids.cpu())
         if scores.first < reserved:
             kept.append(scores.episodes[: reserved - scores.first])
@@ -197,7 +199,7 @@ def evaluate(
         class_names=() if split.pool is None else split.pool.names,
         transductive=learner.transductive,
         calibration=_calibration(confident),
-        settings=settings(split, seed=seed, options=options, mode=mode) | {"tasks_count": tasks},
+        settings=settings(split, seed=seed, options=options, mode=chosen) | {"tasks_count": tasks},
         notes=notes,
         seconds=seconds,
     )

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import copy
+import queue
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -59,14 +63,44 @@ class Method:
 
     def scores(self, episodes: Episodes) -> Tensor:
         """Of every task, and of every number of steps: float64 `[tasks]` or `[steps, tasks]`."""
-        parts = []
-        for chunk in episodes.chunks(None if self.learner.native else _AT_ONCE):
-            chunk = widen(chunk, self.learner.way)
-            outputs = engine.predict_queries(self.learner, chunk, self.mode(chunk), cache=self.cache, **self.options)
-            if "steps" in self.options:
-                outputs = outputs.movedim(1, 0)
-            parts.append(metrics.score(outputs, chunk.query).cpu())
-        return torch.cat(parts, dim=-1)
+        episodes = widen(episodes, self.learner.way)
+        mode = self.mode(episodes)
+        if mode == "native":
+            if self.cache is not None:
+                self.cache(episodes)  # on all cores; what the head itself does is too small for more than one
+            with _one_core():
+                return self._scores(self.learner, episodes, mode)
+        if mode == "loop" and episodes.device.type == "cpu":
+            return self._side_by_side(episodes)
+        return torch.cat([self._scores(self.learner, chunk, mode) for chunk in episodes.chunks(_AT_ONCE)], dim=-1)
+
+    def _scores(self, learner: Learner, episodes: Episodes, mode: str) -> Tensor:
+        outputs = engine.predict_queries(learner, episodes, mode, cache=self.cache, **self.options)
+        if "steps" in self.options:
+            outputs = outputs.movedim(1, 0)
+        return metrics.score(outputs, episodes.query).cpu()
+
+    def _side_by_side(self, episodes: Episodes) -> Tensor:
+        """Tasks in a loop, a core each: a batch of a handful of examples is too small to be shared between cores.
+
+        Every thread has a copy of the network, since a functional call swaps a module's parameters for its length.
+        """
+        with _one_core() as cores:  # threads that begin now take it over
+            if cores == 1:
+                return self._scores(self.learner, episodes, "loop")
+            free: queue.SimpleQueue[Learner] = queue.SimpleQueue()
+            for _ in range(cores):
+                free.put(copy.deepcopy(self.learner))
+
+            def work(chunk: Episodes) -> Tensor:
+                learner = free.get()
+                try:
+                    return self._scores(learner, chunk, "loop")
+                finally:
+                    free.put(learner)
+
+            with ThreadPoolExecutor(cores) as pool:
+                return torch.cat(list(pool.map(work, episodes.chunks(2))), dim=-1)
 
     @property
     def device(self) -> torch.device:
@@ -84,6 +118,17 @@ class Method:
         if steps is None:
             return self
         return Method(self.learner, self.options | {"steps": (steps,)}, self.settings | {"steps": steps}, self.cache)
+
+
+@contextlib.contextmanager
+def _one_core() -> Iterator[int]:
+    """Lets torch's operations use one core for the length of a block; yields how many they used before."""
+    cores = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield cores
+    finally:
+        torch.set_num_threads(cores)
 
 
 def methods(

@@ -34,12 +34,14 @@ class Scores:
         episodes: the tasks, raw inputs.
         outputs: the learner's outputs for the queries, `[T, n, way]` logits or `[T, n, d]` values.
         values: the tasks' scores, float64 `[T]` on the CPU: accuracy, or mean squared error.
+        mode: of the engine, as it was chosen.
     """
 
     first: int
     episodes: Episodes
     outputs: Tensor
     values: Tensor
+    mode: str
 
 
 def iter_scores(
@@ -85,7 +87,7 @@ def iter_scores(
             episodes = widen(episodes if change is None else change(episodes), learner.way)
             chosen = predict_mode(learner, episodes, options) if mode == "auto" else mode
             outputs = engine.predict_queries(learner, episodes, chosen, cache=cache, **(options or {}))
-        yield Scores(start - first, episodes, outputs, metrics.score(outputs, episodes.query).cpu())
+        yield Scores(start - first, episodes, outputs, metrics.score(outputs, episodes.query).cpu(), chosen)
 
 
 def score_tasks(learner: Learner, split: TaskSplit, tasks: int, **arguments: Any) -> Tensor:

@@ -49,8 +49,12 @@ def same_data(a: Mapping[str, Any] | None, b: Mapping[str, Any] | None) -> bool:
     """Whether the specs of two task sources name the same data dealt out the same way, however their tasks look."""
     if not a or not b:
         return False
-    kept = [{key: value for key, value in spec.items() if key not in _SAMPLING} for spec in (a, b)]
-    return kept[0] == kept[1]
+    return data_only(a) == data_only(b)
+
+
+def data_only(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a source's spec that says which data it is."""
+    return {key: value for key, value in spec.items() if key not in _SAMPLING}
 
 
 def recorded_classes(learner: Learner) -> dict[str, list[str]]:
