@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -36,6 +37,9 @@ def pytest_configure(config: pytest.Config) -> None:
     Here rather than in a fixture, so that the examples of docstrings and of the pages have it as well. Decoded pools
     are cached in it: Omniglot is decoded once a session.
     """
+    # A job that a shell starts in the background ignores Ctrl-C, and so would every run that the tests interrupt.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     home = tempfile.mkdtemp(prefix="kshot-tests-")
     config.stash[_HOME] = home
     os.environ.update(

@@ -1,7 +1,7 @@
 """Puts the learner of a finished quickstart run into the package, as `characters`.
 
-    kshot quickstart --out runs/quickstart
-    python tools/ship_characters.py runs/quickstart
+kshot quickstart --out runs/quickstart
+python tools/ship_characters.py runs/quickstart
 """
 
 from __future__ import annotations

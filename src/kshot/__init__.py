@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kshot.episodes import Episodes, Examples
     from kshot.errors import KshotError
     from kshot.estimators import FewShotClassifier, FewShotRegressor
-    from kshot.evaluation import evaluate
+    from kshot.evaluation.evaluate import evaluate
     from kshot.functional import class_means, squared_distance
     from kshot.learners.adapted import AdaptedModel, adapt
     from kshot.learners.anil import ANIL

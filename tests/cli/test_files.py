@@ -13,7 +13,7 @@ from PIL import Image
 
 from kshot import MAML, ProtoNet
 from kshot.cli.example_files import class_name, write_task
-from kshot.datasets import ImageTransform, Pool
+from kshot.datasets import Column, ImageTransform, Pool, TableTransform
 from kshot.models import MLP, Conv4
 
 
@@ -146,3 +146,20 @@ def test_example_files(kshot: Kshot, learner: Path, tmp_path: Path) -> None:
     assert {file.stem.rpartition("-")[0] for file in files} == {folder.name for folder in folders}
     kshot("adapt", learner, "--support", tmp_path / "task" / "support")
     kshot("predict", "task.safetensors", *files)
+
+
+def test_a_table(kshot: Kshot, tmp_path: Path) -> None:
+    """The learner's own scale is applied: a column in thousands would drown the one that tells the classes apart."""
+    torch.manual_seed(0)
+    made = ProtoNet(MLP(2, hidden=()))
+    columns = (Column("mass"), Column("length"))
+    made.transform = TableTransform(columns, (5000.0, 0.5), (1000.0, 0.1))
+    learner = made.save_pretrained(tmp_path / "tables")
+    support, new = tmp_path / "support.csv", tmp_path / "new.csv"
+    support.write_text("length,mass,label\n0.1,5000,small\n0.9,5100,large\n")
+    new.write_text("id,mass,length\na,5090,0.12\nb,4000,0.85\n")
+    kshot("adapt", learner, "--support", support)
+    rows = json.loads(kshot("predict", "task.safetensors", new, "--json").stdout)
+    assert [(row["file"], row["label"]) for row in rows] == [(f"{new}:2", "small"), (f"{new}:3", "large")]
+    new.write_text("mass\n5000\n")
+    assert "has no column 'length'" in kshot("predict", "task.safetensors", new, code=1).stderr

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from toy_sources import FEATURES, image_source, protonet, train, vector_source, vectors
 
 import kshot
 from kshot import randomness
 from kshot.tasks import TaskSource
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_core() -> Iterator[None]:
+    """These learners are too small for more: on a busy machine, threads mostly wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

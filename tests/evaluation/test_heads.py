@@ -15,6 +15,7 @@ import kshot
 from kshot import engine, randomness
 from kshot.episodes import Examples
 from kshot.evaluation.heads import LinearProbe, MeanPredictor, NearestCentroid, Ridge, logistic_regression
+from kshot.evaluation.methods import Method
 from kshot.evaluation.networks import FineTuned, FromScratch, adam
 from kshot.functional import mask_logits
 from kshot.testing.toys import gaussian_episodes, sinusoid_episodes, uneven, unpadded
@@ -93,6 +94,24 @@ def test_adam_is_torchs():
     assert torch.equal(start["weight"], parameters["weight"])
     assert not torch.allclose(middle["weight"], end["weight"])
     assert torch.allclose(end["weight"], reference.weight, atol=1e-6)
+
+
+def test_tasks_side_by_side_are_as_one_after_another(places):
+    """Two threads, a copy of the network each, give the bits that one gives."""
+    with randomness.seeded(0):
+        tuned = FineTuned(kshot.models.Conv4(1, channels=4, image_size=16))
+    method = Method(tuned, {"lr": 0.01, "steps": (1, 3)}, {"lr": 0.01})
+    episodes = places.test.sample(7, seed=0)
+    single = method.scores(episodes)
+    torch.set_num_threads(2)
+    try:
+        double = method.scores(episodes)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert single.shape == (2, 7)
+    assert torch.equal(single, double)
+    assert torch.equal(method.chosen(3).scores(episodes)[0], single[1])
 
 
 def networks() -> list[kshot.Learner]:

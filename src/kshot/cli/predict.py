@@ -69,11 +69,11 @@ def expand(paths: Sequence[Path]) -> list[Path]:
 
 
 def predict_files(model: AdaptedModel, files: Sequence[Path]) -> list[dict[str, Any]]:
-    """One `{"file", "label", "probability", "probabilities": {label: p}}` a file, the likeliest label first.
+    """One `{"file", "label", "probability", "probabilities": {label: p}}` a file, or a row of a table (`file:line`).
 
     Raises:
-        UnsupportedError: the task's learner reads no images.
-        ImageError: a file cannot be decoded.
+        UnsupportedError: the task's learner was saved without a transform.
+        DataError: a file cannot be read.
     """
     from kshot import datasets
 
@@ -83,13 +83,14 @@ def predict_files(model: AdaptedModel, files: Sequence[Path]) -> list[dict[str, 
             "the learner of this task was saved without a transform, so nothing says how it reads files: use "
             "kshot.artifacts.load_adapted(path).predict(x) in Python"
         )
-    probabilities = model.probabilities(datasets.read_images(files, transform)).tolist()
+    x, names = datasets.read_examples(files, transform)
+    probabilities = model.probabilities(transform.normalise(x)).tolist()
     rows = []
-    for file, values in zip(files, probabilities, strict=True):
+    for name, values in zip(names, probabilities, strict=True):
         ranked = sorted(zip(map(str, model.labels), values, strict=True), key=lambda pair: -pair[1])
         rows.append(
             {
-                "file": str(file),
+                "file": name,
                 "label": ranked[0][0],
                 "probability": round(ranked[0][1], 6),
                 "probabilities": {label: round(value, 6) for label, value in ranked},

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from kshot.datasets.dataset import Dataset
 from kshot.datasets.pool import Pool
-from kshot.datasets.reading import read_images, read_support
+from kshot.datasets.reading import read_examples, read_images, read_support
 from kshot.datasets.registry import entry, find, get, info, load, names, register, resolve_data_dir
 from kshot.datasets.splits import check_disjoint, split_classes
 from kshot.datasets.transform import (
@@ -34,6 +34,7 @@ __all__ = [
     "info",
     "load",
     "names",
+    "read_examples",
     "read_images",
     "read_support",
     "register",

@@ -169,13 +169,7 @@ def read_table(path: Path, *, label: str | None = None, drop: Sequence[str] = ()
         DatasetNotFoundError: there is no such file.
         DataError: it is no text, empty, ragged, or lacks a column or labels.
     """
-    lines = _lines(path)
-    header = next(lines, (0, []))[1]
-    if len(header) < 2:
-        raise DataError(f"expected a first line with two column names or more in {path}, got {header}")
-    twice = [name for name in header if header.count(name) > 1]
-    if twice:
-        raise DataError(f"the column {twice[0]!r} stands twice in the first line of {path}. Rename one")
+    header, lines = _cells(path, at_least=2)
     label = _label_column(header, label, path)
     for name in drop:
         if name not in header:
@@ -186,8 +180,6 @@ def read_table(path: Path, *, label: str | None = None, drop: Sequence[str] = ()
     at = header.index(label)
     table = Table(path, [header[c] for c in kept], [], [], [])
     for line, cells in lines:
-        if len(cells) != len(header):
-            raise DataError(f"expected {len(header)} cells in line {line} of {path}, got {len(cells)}")
         if _is_missing(cells[at]):
             raise DataError(
                 f"the label is missing in line {line}, column {label!r} of {path}. Fill it in, or delete the line"
@@ -195,9 +187,37 @@ def read_table(path: Path, *, label: str | None = None, drop: Sequence[str] = ()
         table.rows.append([cells[c] for c in kept])
         table.labels.append(cells[at])
         table.lines.append(line)
-    if not table.rows:
-        raise DataError(f"{path} has a header and no rows: expected an example a line")
     return table
+
+
+def read_rows(path: Path) -> Table:
+    """Reads the cells of a table to predict: no column is taken for a label, and none of its rows has one.
+
+    Raises:
+        DatasetNotFoundError: there is no such file.
+        DataError: it is no text, empty, or ragged.
+    """
+    header, lines = _cells(path, at_least=1)
+    return Table(path, header, [cells for _, cells in lines], [""] * len(lines), [line for line, _ in lines])
+
+
+def _cells(path: Path, *, at_least: int) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The header and the rows with their lines, all of one length."""
+    lines = _lines(path)
+    header = next(lines, (0, []))[1]
+    if len(header) < at_least:
+        wanted = "two column names or more" if at_least > 1 else "column names"
+        raise DataError(f"expected a first line with {wanted} in {path}, got {header}")
+    twice = [name for name in header if header.count(name) > 1]
+    if twice:
+        raise DataError(f"the column {twice[0]!r} stands twice in the first line of {path}. Rename one")
+    rows = list(lines)
+    for line, cells in rows:
+        if len(cells) != len(header):
+            raise DataError(f"expected {len(header)} cells in line {line} of {path}, got {len(cells)}")
+    if not rows:
+        raise DataError(f"{path} has a header and no rows: expected an example a line")
+    return header, rows
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:

@@ -62,6 +62,31 @@ def read_images(paths: Sequence[str | Path], transform: Transform) -> Tensor:
     return torch.stack([transform.read(path) for path in paths])
 
 
+def read_examples(paths: Sequence[str | Path], transform: Transform) -> tuple[Tensor, list[str]]:
+    """What is to be predicted: an example an image, or an example a row of a table.
+
+    Args:
+        paths: image files; for a learner of tables, CSVs with the columns that it was trained with (a label column and
+            others besides are passed over).
+        transform: the learner's own.
+
+    Returns:
+        uint8 images `[n, C, H, W]` or features float32 `[n, d]`, not yet normalised; the name of each, its file or
+        `file:line`.
+
+    Raises:
+        ImageError, DataError: a file is not there or cannot be read; a column is missing.
+    """
+    from kshot.datasets.csv import read_rows
+    from kshot.datasets.transform import TableTransform
+
+    if not isinstance(transform, TableTransform):
+        return read_images(paths, transform), [str(path) for path in paths]
+    tables = [read_rows(Path(path)) for path in paths]
+    names = [f"{table.path}:{line}" for table in tables for line in table.lines]
+    return torch.cat([table.encode(transform) for table in tables]), names
+
+
 def _read_table(path: str | Path, transform: Transform) -> tuple[Tensor, list[str], list[str]]:
     from kshot.datasets.csv import read_table
     from kshot.datasets.transform import TableTransform

@@ -67,12 +67,14 @@ class Method:
         mode = self.mode(episodes)
         if mode == "native":
             if self.cache is not None:
-                self.cache(episodes)  # on all cores; what the head itself does is too small for more than one
+                with torch.no_grad():
+                    self.cache(episodes)  # on all cores; what the head itself does is too small for more than one
             with _one_core():
                 return self._scores(self.learner, episodes, mode)
         if mode == "loop" and episodes.device.type == "cpu":
             return self._side_by_side(episodes)
-        return torch.cat([self._scores(self.learner, chunk, mode) for chunk in episodes.chunks(_AT_ONCE)], dim=-1)
+        with _one_core():
+            return torch.cat([self._scores(self.learner, chunk, mode) for chunk in episodes.chunks(_AT_ONCE)], dim=-1)
 
     def _scores(self, learner: Learner, episodes: Episodes, mode: str) -> Tensor:
         outputs = engine.predict_queries(learner, episodes, mode, cache=self.cache, **self.options)
