@@ -125,8 +125,7 @@ def test_a_checkpoint_of_another_version(tmp_path: Path) -> None:
         resume(tmp_path)
     assert str(caught.value) == (
         f"{path}/state.json has format 7, expected 1: kshot 9.9 wrote it, this is 0.1.0. Go on with the version that "
-        "wrote it, "
-        "or start a new run"
+        "wrote it, or start a new run"
     )
 
 

@@ -164,8 +164,7 @@ def test_a_run_that_cannot_be_written_over(tmp_path: Path) -> None:
         fit(protonet(), gaussians(), out=out)
     assert str(caught.value) == (
         f"{out} holds a run already, at step 4. Go on with it: Trainer(..., resume=True) or kshot train --resume "
-        f"{out}. Or "
-        "choose another name, or remove it: overwrite=True"
+        f"{out}. Or choose another name, or remove it: overwrite=True"
     )
     (out / "notes.txt").write_text("mine")
     assert fit(protonet(), gaussians(), out=out, overwrite=True).steps == 6

@@ -21,7 +21,6 @@ from kshot.evaluation.scores import Progress, device_of
 from kshot.learners.base import Learner
 from kshot.metrics import Interval, interval, paired_difference
 from kshot.tasks.split import TaskSplit
-from kshot.training.validation import widen
 
 BASELINES: dict[str, dict[str, str]] = {
     "classification": {
@@ -128,7 +127,7 @@ def run_baselines(
         notes.append("without val tasks, the baselines' settings were not chosen but fixed beforehand")
     else:
         way = max(episodes.way, selection.way)
-        episodes, selection = widen(episodes, way), widen(selection, way)
+        episodes, selection = episodes.widen(way), selection.widen(way)
     found: dict[str, Baseline] = {}
     for done, name in enumerate(names):
         if progress is not None:

@@ -27,7 +27,7 @@ from kshot.models import MLP, Conv4
 from kshot.randomness import seeded
 from kshot.tasks.source import TaskSource
 from kshot.tasks.split import TaskSplit
-from kshot.training.pretrain import PretrainedNetwork, fresh_backbone, load_network, pretrain, save_network
+from kshot.training.pretrain import LR, PretrainedNetwork, fresh_backbone, load_network, pretrain, save_network
 
 DEFAULT_EXAMPLES = 20_000
 """The budget where a learner does not say how many examples it was trained on."""
@@ -112,6 +112,7 @@ def conventional_network(
         "data": data_only(source.spec) or source.name,  # tasks of another shot need no other network
         "classes": None if train.pool is None else _digest(train.pool.names),
         "seed": seed,
+        "lr": LR[train.kind],
     }
     kept: dict[tuple[str, int], Conventional] = source.__dict__.setdefault("_conventional", {})
     key, run = _digest(spec), run_folder(learner)

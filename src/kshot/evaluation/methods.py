@@ -25,7 +25,6 @@ from kshot.learners.base import Learner
 from kshot.randomness import seeded
 from kshot.tasks.source import TaskSource
 from kshot.tasks.split import TaskSplit
-from kshot.training.validation import widen
 
 SELECTION_TASKS = 12
 _AT_ONCE = 16
@@ -63,7 +62,7 @@ class Method:
 
     def scores(self, episodes: Episodes) -> Tensor:
         """Of every task, and of every number of steps: float64 `[tasks]` or `[steps, tasks]`."""
-        episodes = widen(episodes, self.learner.way)
+        episodes = episodes.widen(self.learner.way)
         mode = self.mode(episodes)
         if mode == "native":
             if self.cache is not None:
@@ -182,9 +181,9 @@ def best_method(
     selection = selection_episodes(source, split, device_of(learner), seed)
     example = split.sample(1, seed=seed)
     way = max(example.way, 0 if selection is None else selection.way)
-    selection = None if selection is None else widen(selection, way)
+    selection = None if selection is None else selection.widen(way)
     try:
-        candidates = methods(name, learner, split, network, widen(example, way))
+        candidates = methods(name, learner, split, network, example.widen(way))
     except UnsupportedError:
         return None
     for candidate in candidates if settings else ():

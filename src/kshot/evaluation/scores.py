@@ -18,7 +18,7 @@ from kshot.episodes import Episodes, first_tensor
 from kshot.errors import ConfigError
 from kshot.learners.base import Learner
 from kshot.tasks.split import TaskSplit
-from kshot.training.validation import EXAMPLES_AT_ONCE, check_fits, widen
+from kshot.training.validation import EXAMPLES_AT_ONCE, check_fits
 
 Change = Callable[[Episodes], Episodes]
 Progress = Callable[[str, int, int], None]
@@ -84,7 +84,7 @@ def iter_scores(
         with evaluating(learner):
             # Sampled on the CPU, where masks are cheap to look at, unless the learner is elsewhere.
             episodes = split.sample(count, seed=seed, first=start, device=None if device.type == "cpu" else device)
-            episodes = widen(episodes if change is None else change(episodes), learner.way)
+            episodes = (episodes if change is None else change(episodes)).widen(learner.way)
             chosen = predict_mode(learner, episodes, options) if mode == "auto" else mode
             outputs = engine.predict_queries(learner, episodes, chosen, cache=cache, **(options or {}))
         yield Scores(start - first, episodes, outputs, metrics.score(outputs, episodes.query).cpu(), chosen)

@@ -24,7 +24,6 @@ from kshot.evaluation.text import columns, duration, show
 from kshot.learners.base import Learner
 from kshot.metrics import Interval
 from kshot.tasks.split import TaskSplit
-from kshot.training.validation import widen
 
 FORMULA = "tasks = seconds of meta-training / (seconds to fine-tune on a task - seconds to adapt to it)"
 """When meta-training has paid for itself. What the conventional network's training cost is left out, in its favour."""
@@ -225,7 +224,7 @@ def time_to_adapt(
     """Seconds to adapt to one task, features of its support included: the median over a few tasks after a warm-up."""
     device = device_of(learner)
     episodes = split.sample(repeats + 1, seed=seed, device=None if device.type == "cpu" else device)
-    episodes = widen(episodes, learner.way)
+    episodes = episodes.widen(learner.way)
 
     def adapt(t: int) -> None:
         support = episodes.support[t]

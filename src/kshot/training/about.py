@@ -89,8 +89,7 @@ def diverged(trainer: Trainer, what: str, step: int, folder: RunFolder | None) -
         tries.append("amp=None")
     return (
         f"{what} of step {step + 1} is not finite: the training diverged, and was stopped.{kept} Begin again, in "
-        "another "
-        f"run folder, with {' or '.join(tries)}; and check that the inputs are normalised"
+        f"another run folder, with {' or '.join(tries)}; and check that the inputs are normalised"
     )
 
 

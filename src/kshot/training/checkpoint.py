@@ -88,8 +88,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
         except ArtifactError as error:
             raise ArtifactError(
                 f"the state of the {name} cannot be written to a checkpoint ({error}): use one whose state_dict() "
-                "holds "
-                "tensors and numbers only, or train without out="
+                "holds tensors and numbers only, or train without out="
             ) from error
         tensors.update(own)
     is_best = checkpoint.best is not None and checkpoint.state.best_step == checkpoint.state.step
@@ -167,8 +166,7 @@ def _read(path: Path) -> dict[str, Any]:
         version = document.get("kshot", "an unknown version") if isinstance(document, dict) else "an unknown version"
         raise ArtifactError(
             f"{path} has format {found}, expected {FORMAT}: kshot {version} wrote it, this is {kshot.__version__}. Go "
-            "on with "
-            "the version that wrote it, or start a new run"
+            "on with the version that wrote it, or start a new run"
         )
     missing = sorted(_KEYS - set(document))
     if missing:

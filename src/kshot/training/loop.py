@@ -29,7 +29,7 @@ from kshot.training.recorder import Recorder
 from kshot.training.run_folder import RunFolder
 from kshot.training.state import State, Window
 from kshot.training.step import OuterStep, StepResult, autocast
-from kshot.training.validation import better, validate, widen
+from kshot.training.validation import better, validate
 
 if TYPE_CHECKING:
     from kshot.training.trainer import Trainer
@@ -138,7 +138,7 @@ class Loop:
             check_mode(self.learner, s.mode)
             return s.mode
         size = min(s.meta_batch, s.chunk or s.meta_batch)
-        episodes = widen(self.source.train.sample(size, seed=s.seed, device=self._sample_on), self.learner.way)
+        episodes = self.source.train.sample(size, seed=s.seed, device=self._sample_on)
         with autocast(s.amp, self.device):
             return engine.choose(self.learner, episodes, steps=s.steps * s.accumulate * math.ceil(s.meta_batch / size))
 

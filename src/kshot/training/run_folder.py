@@ -65,8 +65,7 @@ class RunFolder:
             if not overwrite:
                 raise RunError(
                     f"{self.path} holds a run already{self._how_far()}. Go on with it: Trainer(..., resume=True) or "
-                    "kshot train "
-                    f"--resume {self.path}. Or choose another name, or remove it: overwrite=True"
+                    f"kshot train --resume {self.path}. Or choose another name, or remove it: overwrite=True"
                 )
             self._remove()
         elif content and not self._is_run(content):
@@ -76,8 +75,7 @@ class RunFolder:
         except OSError as error:
             raise RunError(
                 f"the run folder {self.path} cannot be made ({error.strerror or error}): change the permissions, or "
-                "choose another "
-                "place with out="
+                "choose another place with out="
             ) from error
         self._lock = self._locked()
         checkpoint.clean(self.checkpoints)

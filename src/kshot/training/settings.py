@@ -107,8 +107,7 @@ class Settings:
         if differ:
             raise ConfigError(
                 f"a resumed run must be the one that was begun, but this one has {', '.join(differ[:6])}. Give the "
-                "same as "
-                "before, or start another run with another out="
+                "same as before, or start another run with another out="
             )
         if settings.steps != before["steps"] and (depends_on_steps(before["schedule"]) or settings.steps < step):
             raise ConfigError(_why_not(before["steps"], settings.steps, before["schedule"], step))
@@ -124,10 +123,8 @@ def _why_not(before: int, now: int, schedule: Any, step: int) -> str:
     end = ": its learning rate has come down to nothing by then" if name == "cosine" else ""
     return (
         f"the run was begun with steps={before}, over which its {name} schedule is laid{end}; with steps={now} it "
-        "would be another "
-        f"run from the first step on. Resume it with steps={before}; or start another run with out= elsewhere, from "
-        "its learner "
-        "(kshot.Learner.from_pretrained); schedule='constant' can be extended"
+        f"would be another run from the first step on. Resume it with steps={before}; or start another run with out= "
+        "elsewhere, from its learner (kshot.Learner.from_pretrained); schedule='constant' can be extended"
     )
 
 

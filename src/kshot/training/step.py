@@ -18,7 +18,6 @@ from kshot.episodes import Episodes
 from kshot.errors import ArtifactError, ConfigError, DivergedError, UnsupportedError
 from kshot.learners.base import Learner
 from kshot.models import norms
-from kshot.training.validation import widen
 
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -89,7 +88,7 @@ class OuterStep:
         loss, examples = 0.0, 0
         for episodes in parts:
             examples += count_examples(episodes)
-            for chunk in widen(episodes, self.learner.way).chunks(self.chunk):
+            for chunk in episodes.widen(self.learner.way).chunks(self.chunk):
                 loss += self._backward(chunk, tasks)
         lr = float(self.optimizer.param_groups[0]["lr"])
         norm = self._move()
@@ -112,8 +111,7 @@ class OuterStep:
             except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
                 raise ArtifactError(
                     f"the checkpoint's {name} state does not fit the {type(part).__name__} of this run ({error}): go "
-                    "on with the "
-                    "script that began the run, or start another run"
+                    "on with the script that began the run, or start another run"
                 ) from error
 
     def _backward(self, episodes: Episodes, tasks: int) -> float:
@@ -127,8 +125,7 @@ class OuterStep:
         if not share.requires_grad:
             raise UnsupportedError(
                 f"the loss of {type(self.learner).__name__} does not depend on any of its parameters, so there is "
-                "nothing to "
-                "train: check that adapt and predict use them, without torch.no_grad() or .detach()"
+                "nothing to train: check that adapt and predict use them, without torch.no_grad() or .detach()"
             )
         (share if self.scaler is None else self.scaler.scale(share)).backward()
         return value

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import torch
-from torch.nn import functional as F
 
 from kshot import engine, metrics
 from kshot.engine import FeatureCache
-from kshot.episodes import Episodes
 from kshot.errors import UnsupportedError
 from kshot.learners.base import Learner
 from kshot.metrics import Interval
@@ -49,7 +46,6 @@ def validate(
         for first in range(0, tasks, size):
             count = min(size, tasks - first)
             episodes = split.sample(count, seed=seed, first=first, device=None if device.type == "cpu" else device)
-            episodes = widen(episodes, learner.way)
             outputs = engine.predict_queries(learner, episodes, mode, cache=cache)
             scores.append(metrics.score(outputs, episodes.query).cpu())
     finally:
@@ -67,18 +63,6 @@ def better(kind: str, score: float, than: float | None) -> bool:
     return than is None or (score > than if kind == "classification" else score < than)
 
 
-def widen(episodes: Episodes, way: int | None) -> Episodes:
-    """The same tasks with room for `way` classes, those beyond their own masked: what a larger fixed head takes."""
-    extra = 0 if way is None or episodes.way == 0 else way - episodes.way
-    if extra <= 0:
-        return episodes
-    support, query = (
-        replace(e, classes=F.pad(e.classes, (0, extra), value=False), padded=True)
-        for e in (episodes.support, episodes.query)
-    )
-    return replace(episodes, support=support, query=query, class_ids=F.pad(episodes.class_ids, (0, extra), value=-1))
-
-
 def check_fits(learner: Learner, split: TaskSplit, shape: tuple[int, ...] | None = None) -> None:
     """Raises UnsupportedError where a learner cannot do a split's tasks: their kind, way, or shape of examples."""
     name = type(learner).__name__
@@ -93,13 +77,11 @@ def check_fits(learner: Learner, split: TaskSplit, shape: tuple[int, ...] | None
     if learner.way is not None and split.kind == "classification" and split.way > learner.way:
         raise UnsupportedError(
             f"this {name} has a head of {learner.way} classes, but the tasks of {split.name} have up to {split.way}: "
-            "make it "
-            f"with way={split.way}, or the tasks smaller ({split.name}=dict(way={learner.way}))"
+            f"make it with way={split.way}, or the tasks smaller ({split.name}=dict(way={learner.way}))"
         )
     own = learner.input_shape
     if own is not None and shape is not None and tuple(own) != tuple(shape):
         raise UnsupportedError(
             f"this {name} takes examples of shape {list(own)}, those of {split.name} have {list(shape)}: change the "
-            "backbone's "
-            "in_channels, image_size or in_features, or load the data with another size"
+            "backbone's in_channels, image_size or in_features, or load the data with another size"
         )
