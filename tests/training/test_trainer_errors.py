@@ -10,7 +10,7 @@ from torch import nn
 from training_toys import FEATURES, Broken, fit, gaussians, maml, protonet, sinusoids
 
 import kshot
-from kshot import models
+from kshot import engine, models
 from kshot.errors import ArtifactError, ConfigError, DivergedError, UnsupportedError
 
 
@@ -110,3 +110,16 @@ def test_arguments_that_make_no_sense(options: dict[str, Any], message: str) -> 
 def test_a_mode_that_the_learner_does_not_have() -> None:
     with pytest.raises(UnsupportedError, match="MAML takes one task at a time: use loop, vmap or compile, not native"):
         fit(maml(), sinusoids(), mode="native")
+
+
+def test_a_compiled_learner_that_computes_something_else() -> None:
+    class Miscompiled(kshot.ProtoNet):
+        def predict(self, adapted: Any, z: Any) -> Any:
+            return super().predict(adapted, z) * (3 if torch.compiler.is_compiling() else 1)
+
+    learner = Miscompiled(models.MLP(FEATURES, hidden=(8,)))
+    with (
+        engine.compile_backend("aot_eager"),
+        pytest.raises(UnsupportedError, match="another loss or meta-gradient for Miscompiled than vmap does"),
+    ):
+        fit(learner, gaussians(), mode="compile")

@@ -1,7 +1,7 @@
 """Many tasks at once: a learner's single-task hooks turned into a meta-batch by `loop`, `vmap`, `compile` or
 `native`."""
 
-from kshot.engine.auto import choose
+from kshot.engine.auto import check_compiled, choose, losses_and_gradient
 from kshot.engine.features import FeatureCache, compute_features, with_features
 from kshot.engine.inner import gradient_descent
 from kshot.engine.tasks import MODES, compile_backend, map_tasks, predict_queries, task_losses
@@ -9,10 +9,12 @@ from kshot.engine.tasks import MODES, compile_backend, map_tasks, predict_querie
 __all__ = [
     "MODES",
     "FeatureCache",
+    "check_compiled",
     "choose",
     "compile_backend",
     "compute_features",
     "gradient_descent",
+    "losses_and_gradient",
     "map_tasks",
     "predict_queries",
     "task_losses",

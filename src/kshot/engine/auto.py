@@ -1,23 +1,33 @@
 """`auto`: the engine mode that is fastest here, found by measuring, without touching random state or buffers.
 
-Conv-4 MAML is fastest in a plain loop on a CPU, where per-task convolution weights become slow grouped convolutions
+Conv-4 MAML is fastest in a plain loop on some CPUs, where per-task convolution weights become slow grouped convolutions
 under `vmap`; a small MLP is an order of magnitude faster under `vmap` and more so compiled. So it is measured, never
-assumed.
+assumed. And `compile` is never trusted: compilers have silent faults (`check_compiled`).
 """
 
 from __future__ import annotations
 
 import shutil
+import textwrap
 import time
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from kshot.engine.hooks import Hooks, as_module
 from kshot.engine.tasks import task_losses
 from kshot.episodes import Episodes
+from kshot.errors import UnsupportedError
 
 COMPILE_SECONDS = 60.0
 """What compiling one graph costs, about; paid back only by a long run."""
+
+ROUNDING = {torch.float64: 1e-6, torch.float32: 2e-2}
+"""Relative difference of two meta-gradients that rounding explains: it moves a few inputs over a ReLU's or a maximum's
+kink, 6e-4 for Conv-4 MAML in float32; a miscompiled gradient is off by about its own size."""
+COARSE = 0.2
+"""The same in half precision."""
 
 
 def has_compiler() -> bool:
@@ -32,11 +42,20 @@ def candidates(learner: Hooks) -> list[str]:
     return modes
 
 
-def choose(learner: Hooks, episodes: Episodes, *, steps: int | None = None, repeats: int = 2) -> str:
+def choose(
+    learner: Hooks,
+    episodes: Episodes,
+    *,
+    steps: int | None = None,
+    repeats: int = 2,
+    say: Callable[[str], None] = lambda _: None,
+) -> str:
     """Measures the losses and meta-gradients of `episodes` in each mode and returns the fastest mode's name.
 
     Args:
-        steps: how many such steps are to come. `compile` is considered only where compiling pays within them.
+        steps: how many such steps are to come. `compile` is considered only where compiling pays within them, and taken
+            only where it computes the same.
+        say: is told why `compile` was given up.
     """
     modes = candidates(learner)
     if len(modes) == 1 and not _may_compile(learner, episodes):
@@ -45,8 +64,69 @@ def choose(learner: Hooks, episodes: Episodes, *, steps: int | None = None, repe
     best = min(seconds, key=lambda mode: seconds[mode])
     # Compilation gains at most the eager time itself; below that it cannot pay for itself.
     if _may_compile(learner, episodes) and steps is not None and steps * seconds[best] / 2 > COMPILE_SECONDS:
-        seconds["compile"] = measure(learner, episodes, "compile", repeats)
-        best = min(seconds, key=lambda mode: seconds[mode])
+        try:
+            if measure(learner, episodes, "compile", repeats) < seconds[best]:
+                check_compiled(learner, episodes)
+                return "compile"
+        except Exception as error:  # whatever the compiler met: the run goes on without it
+            say(f"mode compile is not used, {best} is: {_reason(error)}")
+    return best
+
+
+def check_compiled(learner: Hooks, episodes: Episodes) -> None:
+    """Compares the compiled losses and meta-gradient of `episodes` with those of `vmap`.
+
+    A learner that draws random numbers cannot be compared, and is not.
+
+    Raises:
+        UnsupportedError: they differ by more than rounding explains.
+    """
+    reference = "vmap" if "vmap" in learner.modes else "loop"
+    losses, gradient = losses_and_gradient(learner, episodes, reference, seed=0)
+    if not torch.equal(losses, losses_and_gradient(learner, episodes, reference, seed=1)[0]):
+        return
+    compiled, compiled_gradient = losses_and_gradient(learner, episodes, "compile")
+    error = max(_difference(compiled, losses), _difference(compiled_gradient, gradient))
+    coarse = torch.is_autocast_enabled(losses.device.type)
+    if not error <= (COARSE if coarse else ROUNDING.get(losses.dtype, COARSE)):
+        raise UnsupportedError(
+            f"torch.compile (torch {torch.__version__}) gets another loss or meta-gradient for "
+            f"{type(learner).__name__} than {reference} does ({compiled.mean():.4f} and {losses.mean():.4f}; relative "
+            f"difference {error:.1e}): use mode={reference!r}, or 'auto', which compares"
+        )
+
+
+def losses_and_gradient(
+    learner: Hooks, episodes: Episodes, mode: str, seed: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """The losses `[T]` of raw episodes and the flat gradient of their mean; random state and buffers are as before."""
+    module = as_module(learner)
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    gradients: list[Tensor | None] = []
+    with torch.random.fork_rng([episodes.device] if episodes.device.type == "cuda" else []):
+        if seed is not None:
+            torch.manual_seed(seed)
+        losses = task_losses(learner, episodes, mode)
+        if losses.requires_grad:
+            gradients = list(torch.autograd.grad(losses.mean(), parameters, allow_unused=True))
+    with torch.no_grad():
+        for buffer, before in buffers:
+            buffer.copy_(before)
+    flat = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=False)]
+    return losses.detach(), torch.cat([g.flatten() for g in flat]) if flat else torch.zeros(0)
+
+
+def measure(learner: Hooks, episodes: Episodes, mode: str, repeats: int = 2) -> float:
+    """Seconds of one forward and backward pass in a mode, the best of `repeats` after a warm-up."""
+    best = float("inf")
+    for i in range(repeats + 1):
+        start = time.perf_counter()
+        losses_and_gradient(learner, episodes, mode)
+        if episodes.device.type == "cuda":
+            torch.cuda.synchronize()
+        if i:
+            best = min(best, time.perf_counter() - start)
     return best
 
 
@@ -54,24 +134,11 @@ def _may_compile(learner: Hooks, episodes: Episodes) -> bool:
     return "compile" in learner.modes and (episodes.device.type != "cpu" or has_compiler())
 
 
-def measure(learner: Hooks, episodes: Episodes, mode: str, repeats: int = 2) -> float:
-    """Seconds of one forward and backward pass in a mode, the best of `repeats` after a warm-up."""
-    module = as_module(learner)
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
-    devices = [episodes.device] if episodes.device.type == "cuda" else []
-    best = float("inf")
-    with torch.random.fork_rng(devices):
-        for i in range(repeats + 1):
-            start = time.perf_counter()
-            losses = task_losses(learner, episodes, mode)
-            if losses.requires_grad:
-                torch.autograd.grad(losses.mean(), parameters, allow_unused=True)
-            if devices:
-                torch.cuda.synchronize()
-            if i:
-                best = min(best, time.perf_counter() - start)
-    with torch.no_grad():
-        for buffer, before in buffers:
-            buffer.copy_(before)
-    return best
+def _difference(value: Tensor, reference: Tensor) -> float:
+    scale = reference.norm()
+    return float((value - reference).norm() / (scale if scale > 0 else 1.0))
+
+
+def _reason(error: Exception) -> str:
+    text = textwrap.shorten(str(error), 300, placeholder=" ...")
+    return text if isinstance(error, UnsupportedError) else f"{type(error).__name__}: {text}"

@@ -4,6 +4,7 @@ from kshot.models.backbone import Backbone, Network
 from kshot.models.conv4 import Conv4
 from kshot.models.mlp import MLP
 from kshot.models.norms import Sequential, Statistics, TaskBatchNorm
+from kshot.models.pooling import MaxPool2d
 from kshot.models.resnet12 import ResNet12
 
-__all__ = ["MLP", "Backbone", "Conv4", "Network", "ResNet12", "Sequential", "Statistics", "TaskBatchNorm"]
+__all__ = ["MLP", "Backbone", "Conv4", "MaxPool2d", "Network", "ResNet12", "Sequential", "Statistics", "TaskBatchNorm"]

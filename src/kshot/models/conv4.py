@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from kshot.errors import UnsupportedError
 from kshot.models.backbone import Backbone
 from kshot.models.norms import NormKind, Sequential, Statistics, make_norm
+from kshot.models.pooling import MaxPool2d
 
 
 class Conv4(Backbone):
@@ -35,7 +36,7 @@ class Conv4(Backbone):
                     nn.Conv2d(in_channels if i == 0 else channels, channels, 3, padding=1, bias=norm == "none"),
                     make_norm(norm, channels),
                     nn.ReLU(),
-                    nn.MaxPool2d(2),
+                    MaxPool2d(2),
                 )
             )
         self.blocks = Sequential(*blocks)

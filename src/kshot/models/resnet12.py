@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from kshot.errors import UnsupportedError
 from kshot.models.backbone import Backbone
 from kshot.models.norms import NormKind, Sequential, Statistics, make_norm
+from kshot.models.pooling import MaxPool2d
 
 
 class ResidualBlock(nn.Module):
@@ -28,7 +29,7 @@ class ResidualBlock(nn.Module):
                 layers.append(nn.LeakyReLU(0.1))
         self.residual = Sequential(*layers)
         self.shortcut = Sequential(nn.Conv2d(in_channels, channels, 1, bias=bias), make_norm(norm, channels))
-        self.end = nn.Sequential(nn.LeakyReLU(0.1), nn.MaxPool2d(2))
+        self.end = nn.Sequential(nn.LeakyReLU(0.1), MaxPool2d(2))
 
     def forward(self, x: Tensor, statistics: Statistics | None = None) -> Tensor:
         out: Tensor = self.end(self.residual(x, statistics) + self.shortcut(x, statistics))

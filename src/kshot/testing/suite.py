@@ -32,21 +32,6 @@ def _make(factory: Factory, dtype: torch.dtype = torch.float32) -> Learner:
         return factory().to(dtype)
 
 
-def losses_and_gradient(learner: Learner, episodes: Episodes, mode: str) -> tuple[Tensor, Tensor]:
-    """The losses `[T]` and the flat gradient of their mean, with the buffers left as they were."""
-    buffers = {name: value.clone() for name, value in learner.named_buffers()}
-    learner.zero_grad()
-    losses = learner(episodes, mode=mode)
-    gradients = [torch.zeros(0)]
-    if losses.requires_grad:
-        losses.mean().backward()
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in learner.parameters()]
-    with torch.no_grad():
-        for name, value in learner.named_buffers():
-            value.copy_(buffers[name])
-    return losses.detach(), torch.cat([g.flatten() for g in gradients])
-
-
 def outputs_of(learner: Learner, support: Examples, query: Examples) -> Tensor:
     """One task's outputs, through the hooks alone."""
     with torch.no_grad():
@@ -61,11 +46,11 @@ def check_modes_agree(factory: Factory, kind: str) -> None:
     learner = _make(factory)
     modes = [m for m in learner.modes if m != "loop"] + (["native"] if learner.native else [])
     for episodes in (toy_episodes(kind, 4), uneven(toy_episodes(kind, 4, seed=1))):
-        losses, gradient = losses_and_gradient(learner, episodes, "loop")
+        losses, gradient = engine.losses_and_gradient(learner, episodes, "loop")
         assert torch.isfinite(losses).all() and torch.isfinite(gradient).all(), "losses or meta-gradient are not finite"
         for mode in modes:
             with engine.compile_backend("aot_eager"):
-                other, other_gradient = losses_and_gradient(learner, episodes, mode)
+                other, other_gradient = engine.losses_and_gradient(learner, episodes, mode)
             _close(other, losses, f"losses in mode {mode} differ from the loop's")
             _close(other_gradient, gradient, f"meta-gradient in mode {mode} differs from the loop's")
         chunked = engine.task_losses(learner, episodes, modes[0] if modes else "loop", chunk=3)

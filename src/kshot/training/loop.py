@@ -136,11 +136,16 @@ class Loop:
         s = self.settings
         if s.mode != "auto":
             check_mode(self.learner, s.mode)
+        if s.mode not in ("auto", "compile"):
             return s.mode
         size = min(s.meta_batch, s.chunk or s.meta_batch)
         episodes = self.source.train.sample(size, seed=s.seed, device=self._sample_on)
+        steps = s.steps * s.accumulate * math.ceil(s.meta_batch / size)
         with autocast(s.amp, self.device):
-            return engine.choose(self.learner, episodes, steps=s.steps * s.accumulate * math.ceil(s.meta_batch / size))
+            if s.mode == "auto":
+                return engine.choose(self.learner, episodes, steps=steps, say=self.progress.say)
+            engine.check_compiled(self.learner, episodes)
+        return s.mode
 
     def _make_outer(self, loaded: Checkpoint | None) -> OuterStep | None:
         """The outer step, its optimizer as the checkpoint has it; None where nothing can be trained."""

@@ -1,0 +1,117 @@
+"""What is compiled computes the same, and is left alone where it does not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import kshot
+from kshot import engine, models, testing
+from kshot.engine import auto
+from kshot.episodes import Episodes, Examples
+from kshot.errors import UnsupportedError
+
+
+class Blocks(models.Backbone):
+    """Two blocks of Conv-4, on 8x8 pictures: as little as shows what inductor did to the gradient of a maximum."""
+
+    def __init__(self):
+        super().__init__()
+        layers = []
+        for channels in (1, 4):
+            convolution = nn.Conv2d(channels, 4, 3, padding=1, bias=False)
+            layers += [convolution, models.TaskBatchNorm(4), nn.ReLU(), models.MaxPool2d(2)]
+        self.layers = models.Sequential(*layers)
+        self.out_features = 16
+
+    def forward(self, x, statistics=None):
+        return self.layers(x, statistics).flatten(1)
+
+
+def pictures():
+    """Two tasks of 3 classes, in double precision."""
+
+    def part(k):
+        y = torch.arange(3).repeat(k).expand(2, -1).contiguous()
+        x = torch.randn(2, 3 * k, 1, 8, 8, dtype=torch.float64)
+        return Examples(x, y, torch.ones_like(y, dtype=torch.bool), torch.ones(2, 3, dtype=torch.bool), padded=False)
+
+    return Episodes(part(2), part(3), torch.zeros(2, 3, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("norm", ["batch", "support"])
+def test_convolutions_compiled_by_inductor_equal_the_loop(norm):
+    torch.manual_seed(0)
+    learner, episodes = kshot.MAML(Blocks(), way=3, inner_lr=0.4, inner_steps=1, norm=norm).double(), pictures()
+    losses, gradient = engine.losses_and_gradient(learner, episodes, "loop")
+    for mode in ("vmap", "compile"):
+        other, other_gradient = engine.losses_and_gradient(learner, episodes, mode)
+        torch.testing.assert_close(other, losses, msg=lambda text, mode=mode: f"losses of {mode}: {text}")
+        torch.testing.assert_close(other_gradient, gradient, msg=lambda text, mode=mode: f"gradient of {mode}: {text}")
+
+
+@pytest.mark.parametrize(("size", "shape"), [(2, (2, 3, 8, 8)), (2, (3, 7, 5)), (3, (1, 1, 10, 9))])
+def test_max_pooling_is_the_same_traced(size, shape):
+    pool, x = models.MaxPool2d(size), torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    traced = torch.compile(pool, backend="aot_eager", fullgraph=True)(x)
+    expected = nn.functional.max_pool2d(x, size)
+    torch.testing.assert_close(traced, expected)
+    weights = torch.randn_like(expected)
+    (gradient,) = torch.autograd.grad((traced * weights).sum(), x)
+    torch.testing.assert_close(gradient, torch.autograd.grad((expected * weights).sum(), x)[0])
+
+
+class Miscompiled(kshot.ProtoNet):
+    """Stands for what a compiler gets wrong in silence."""
+
+    def predict(self, adapted, z):
+        logits = super().predict(adapted, z)
+        return logits * 3 if torch.compiler.is_compiling() else logits
+
+
+class Uncompilable(kshot.ProtoNet):
+    def predict(self, adapted, z):
+        if torch.compiler.is_compiling():
+            raise RuntimeError("no such kernel\nand a long trace")
+        return super().predict(adapted, z)
+
+
+class Random(kshot.ProtoNet):
+    def predict(self, adapted, z):
+        return super().predict(adapted, z) * torch.rand(())
+
+
+def make(cls):
+    torch.manual_seed(0)
+    return cls(models.MLP(8, hidden=(16,)))
+
+
+def test_check_compiled():
+    episodes = testing.gaussian_episodes(3)
+    with engine.compile_backend("aot_eager"):
+        engine.check_compiled(make(kshot.ProtoNet), episodes)
+        engine.check_compiled(make(Random), episodes)  # nothing to compare, since no two calls agree
+        with pytest.raises(
+            UnsupportedError,
+            match=r"gets another loss or meta-gradient for Miscompiled than vmap does \([\d.]+ and [\d.]+; relative "
+            r"difference .*\): use mode='vmap', or 'auto', which compares",
+        ):
+            engine.check_compiled(make(Miscompiled), episodes)
+
+
+@pytest.mark.parametrize(
+    ("cls", "reason"), [(Miscompiled, "gets another loss or meta-gradient"), (Uncompilable, "Unsupported: ")]
+)
+def test_auto_says_why_it_does_not_compile(cls, reason, monkeypatch):
+    monkeypatch.setattr(auto, "has_compiler", lambda: True)
+    # Compiled code seems fast enough for its answer to be looked at; tracing is still real.
+    real = auto.measure
+    monkeypatch.setattr(auto, "measure", lambda *a: -1.0 if a[2] == "compile" else real(*a))
+    said = []
+    with engine.compile_backend("aot_eager"):
+        mode = engine.choose(make(cls), testing.gaussian_episodes(3), steps=10**9, say=said.append)
+    assert mode in ("native", "loop")
+    (message,) = said
+    assert message.startswith(f"mode compile is not used, {mode} is: ") and reason in message
+    assert "\n" not in message
