@@ -38,11 +38,17 @@ class Captured(type):
         instance = super().__call__(*args, **kwargs)
         signature = cls.__signature__
         arguments = dict(signature.bind(*args, **kwargs).arguments)
-        for parameter in signature.parameters.values():
+        for name, parameter in signature.parameters.items():
             if parameter.kind is parameter.VAR_KEYWORD:
-                arguments.update(arguments.pop(parameter.name, {}))
+                arguments.update(arguments.pop(name, {}))
+            elif parameter.kind in (parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY) and name in arguments:
+                arguments[name] = _Nameless()
         object.__setattr__(instance, "_arguments", arguments)
         return instance
+
+
+class _Nameless:
+    """Stands for arguments that cannot be given by name, as a saved config gives all of them."""
 
 
 class CapturedModule(nn.Module, metaclass=Captured):
@@ -74,6 +80,11 @@ def _describe(value: Any, where: str) -> Any:
         return {str(key): _describe(item, where) for key, item in value.items()}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
+    if isinstance(value, _Nameless):
+        raise ArtifactError(
+            f"{where} can only be given by position, while a config gives every argument by its name. Make it an "
+            "ordinary parameter (a list instead of *args)"
+        )
     raise ArtifactError(
         f"{where} holds a {qualified_name(type(value))}, which cannot be written to a config. "
         "Expected numbers, strings, lists, dicts, or modules that derive from kshot.models.Backbone "

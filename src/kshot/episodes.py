@@ -67,6 +67,11 @@ class Examples:
     def device(self) -> torch.device:
         return self.mask.device
 
+    def widen(self, way: int | None) -> Examples:
+        """The same examples with room for `way` classes, those beyond their own masked."""
+        extra = 0 if way is None or self.way == 0 else way - self.way
+        return self if extra <= 0 else replace(self, classes=F.pad(self.classes, (0, extra), value=False), padded=True)
+
     def replace_x(self, x: Input) -> Examples:
         """The same labels and masks over other inputs (features in place of raw inputs, say)."""
         return Examples(x, self.y, self.mask, self.classes, self.padded)
@@ -166,11 +171,8 @@ class Episodes:
         extra = 0 if way is None or self.way == 0 else way - self.way
         if extra <= 0:
             return self
-        support, query = (
-            replace(e, classes=F.pad(e.classes, (0, extra), value=False), padded=True)
-            for e in (self.support, self.query)
-        )
-        return replace(self, support=support, query=query, class_ids=F.pad(self.class_ids, (0, extra), value=-1))
+        class_ids = F.pad(self.class_ids, (0, extra), value=-1)
+        return replace(self, support=self.support.widen(way), query=self.query.widen(way), class_ids=class_ids)
 
     def chunks(self, size: int | None) -> Iterator[Episodes]:
         """Splits the meta-batch into slices of at most `size` tasks (None: all of them at once)."""

@@ -289,3 +289,17 @@ def test_a_learner_that_a_user_defined_is_found_once_imported(tmp_path, monkeypa
     monkeypatch.delitem(capture._classes, capture.qualified_name(Tied))
     with pytest.raises(ArtifactError, match=r"Tied', which is not imported. Import the module that defines it first"):
         artifacts.from_pretrained(path)
+
+
+class Stacked(kshot.models.Backbone):
+    def __init__(self, *widths):
+        super().__init__()
+        self.out_features = widths[-1]
+
+
+def test_arguments_without_a_name_cannot_be_saved(tmp_path):
+    learner = kshot.ProtoNet(Stacked(4, 5))
+    with pytest.raises(
+        ArtifactError, match=r"Stacked\(widths=...\) can only be given by position, .* \(a list instead of \*args\)"
+    ):
+        learner.save_pretrained(tmp_path / "x")

@@ -99,14 +99,23 @@ def test_a_corrupt_image(kshot: Kshot, learner: Path, support: Path) -> None:
     assert "torn.png" in result.stderr
     assert "--skip-bad" in result.stderr
     assert "cat (3)" in kshot("adapt", learner, "--support", support, "--skip-bad").stdout
-    result = kshot("predict", "task.safetensors", bad, code=1)
-    assert "torn.png is damaged" in result.stderr
+    for options in ([bad], [bad, "--skip-bad"]):
+        result = kshot("predict", "task.safetensors", *options, code=1)
+        assert "torn.png is damaged" in result.stderr
+    (support / "notes.txt").write_text("no image")
+    rows = json.loads(kshot("predict", "task.safetensors", support, "--skip-bad", "--json").stdout)
+    assert len(rows) == 9
+    assert not any("torn" in row["file"] for row in rows)
 
 
 def test_files_that_are_not_there(kshot: Kshot, learner: Path, support: Path) -> None:
     kshot("adapt", learner, "--support", support)
     result = kshot("predict", "task.safetensors", "none.png", code=1)
     assert "error: there is no file none.png: check the path; it is relative to" in result.stderr
+    Path("texts").mkdir()
+    Path("texts/a.txt").write_text("a")
+    result = kshot("predict", "task.safetensors", "texts", code=1)
+    assert "expected images to label in texts, got a.txt and no image" in result.stderr
     Path("empty").mkdir()
     result = kshot("predict", "task.safetensors", "empty", code=1)
     assert "expected files to label in empty, got an empty folder" in result.stderr

@@ -10,6 +10,7 @@ from kshot.cli import settings
 from kshot.cli.train import resolve
 from kshot.errors import ConfigError, RunError
 from kshot.training.config import parse_config
+from kshot.yaml_keys import assign
 
 
 def test_layers_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +58,7 @@ def test_a_run_folder_is_a_configuration(tmp_path: Path) -> None:
 )
 def test_bad_assignments(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        settings.assignments([text])
+        assign({}, [text], "--set ")
 
 
 def test_bad_files(tmp_path: Path) -> None:
@@ -80,10 +81,16 @@ def test_bad_files(tmp_path: Path) -> None:
 
 def test_a_value_has_no_keys() -> None:
     with pytest.raises(ConfigError, match=r"a\.b: 'a' holds the value 3"):
-        settings.assignments(["a=3", "a.b=4"])
+        assign({}, ["a=3", "a.b=4"], "--set ")
 
 
 @pytest.mark.parametrize("name", settings.shipped())
 def test_shipped_configurations_are_valid(name: str) -> None:
     config = parse_config(settings.read(name))
     assert config.out == f"runs/{name}"
+
+
+def test_a_shipped_name_is_not_a_folder_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "quickstart").mkdir()
+    assert settings.read("quickstart")["data"]["name"] == "glyphs"

@@ -171,3 +171,14 @@ def test_files_that_are_no_text(tmp_path: Path):
         datasets.load(tmp_path / "t.csv.gz")
     with pytest.raises(DatasetNotFoundError, match="there is no file"):
         read_table(tmp_path / "none.csv")
+
+
+def test_a_packed_table_that_is_damaged_or_a_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = gzip.compress(b"a,b,label\n" + b"1,2,x\n" * 50)
+    (tmp_path / "torn.csv.gz").write_bytes(packed[:15] + b"\xff\xff\xff" + packed[18:])
+    with pytest.raises(DataError, match=r"torn.csv.gz cannot be read: "):
+        datasets.load(tmp_path / "torn.csv.gz")
+    (tmp_path / "bomb.csv.gz").write_bytes(packed)
+    monkeypatch.setattr("kshot.datasets.csv.MAX_MEMBER_BYTES", 100)
+    with pytest.raises(DataError, match="bomb.csv.gz unpacks to more than 100 bytes. Unpack it yourself"):
+        datasets.load(tmp_path / "bomb.csv.gz")

@@ -16,6 +16,7 @@ from kshot.datasets import glyphs_fonts, glyphs_looks, glyphs_warp
 from kshot.datasets.dataset import Dataset
 from kshot.datasets.glyphs_fonts import BOX, CANVAS, RANK, Drawings
 from kshot.datasets.glyphs_looks import Looks
+from kshot.datasets.transform import ImageTransform
 from kshot.errors import ConfigError, DatasetNotFoundError
 
 
@@ -216,7 +217,8 @@ def test_no_pictures() -> None:
 
 def test_the_dataset(glyphs: Dataset) -> None:
     assert glyphs.name == "glyphs"
-    assert glyphs.spec == {"name_or_path": "glyphs", "seed": 0, "size": 28, "examples": 20, "fonts": 6}
+    assert glyphs.spec == {"name_or_path": "glyphs", "seed": 0, "size": 28, "examples": 20, "fonts": 6,
+                           "transform": None}  # fmt: skip
     for pool in glyphs.splits.values():
         assert pool.x.shape[1:] == (1, 28, 28)
         assert set(pool.count.tolist()) == {20}
@@ -284,3 +286,12 @@ def test_a_scan_is_turned_to_bright_ink(glyphs: Dataset) -> None:
     assert x.shape == (1, 28, 28)
     assert x[0, 14, 14] > 200
     assert x[0, 0, 0] < 50
+
+
+def test_read_as_a_learner_reads_images(glyphs: Dataset) -> None:
+    colour = ImageTransform((16, 16), channels=3, polarity="auto", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    read = datasets.load("glyphs", transform=colour)
+    assert read.transform == colour
+    assert read.test.x.shape == (len(glyphs.test.x), 3, 16, 16)
+    assert float(read.test.x[:200].float().mean()) < 128, "ink is bright, the ground dark"
+    assert torch.equal(datasets.load("glyphs", transform=glyphs.transform).test.x, glyphs.test.x)

@@ -115,3 +115,15 @@ def test_auto_says_why_it_does_not_compile(cls, reason, monkeypatch):
     (message,) = said
     assert message.startswith(f"mode compile is not used, {mode} is: ") and reason in message
     assert "\n" not in message
+
+
+def test_a_measurement_that_fails_leaves_no_statistics_behind():
+    class Failing(kshot.ProtoNet):
+        def predict(self, adapted, z):
+            raise RuntimeError("no")
+
+    torch.manual_seed(0)
+    learner = Failing(Blocks())
+    with pytest.raises(RuntimeError):
+        engine.losses_and_gradient(learner, pictures().map(lambda t: t.float() if t.is_floating_point() else t), "loop")
+    assert all(float(b.abs().sum()) == 0 for name, b in learner.named_buffers() if "pending" in name)

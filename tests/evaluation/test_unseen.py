@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
-from toy_sources import FEATURES
+from toy_sources import FEATURES, vector_source, vectors
 
 import kshot
 from kshot.artifacts import from_pretrained
+from kshot.datasets import Pool
 from kshot.errors import OverlappingSplitsError, TooFewClassesError
 from kshot.evaluation import conventional, evaluate, unseen_split
 from kshot.evaluation.unseen import same_data
@@ -131,3 +133,51 @@ def test_what_is_the_same_data():
     )
     assert not same_data(spec, {"name_or_path": "digits", "seed": 1})
     assert not same_data({}, {})
+
+
+def in_memory(names, seed):
+    """Classes of arrays, dealt out in order: what is not on disk has no name to be known by."""
+    from kshot.datasets import Dataset, IdentityTransform
+
+    x = vectors(len(names), seed)
+    whole = Pool.from_arrays(x.flatten(0, 1), np.repeat(names, x.shape[1]))
+    parts = (whole.select(range(a, b)) for a, b in ((0, 4), (4, 7), (7, 10)))
+    return kshot.tasks.load(Dataset("arrays", *parts, IdentityTransform()), **OPTIONS)
+
+
+def test_data_made_in_memory_is_compared_by_content(tmp_path):
+    digits = [str(i) for i in range(10)]
+    source = in_memory(digits, 0)
+    learner = kshot.ProtoNet(kshot.models.MLP(FEATURES, hidden=(8,)))
+    kshot.Trainer(learner, source, steps=2, meta_batch=2, val_tasks=4, out=tmp_path / "run", progress=False).fit()
+    run = from_pretrained(tmp_path / "run")
+    assert evaluate(run, source.test, 4, baselines=False).notes == []
+    with pytest.raises(OverlappingSplitsError):
+        evaluate(run, source.train, 4)
+    # Other data, whether its classes are called the same or not.
+    for names in (digits, [f"other {i}" for i in range(10)]):
+        assert evaluate(run, in_memory(names, 1).test, 4, baseline_tasks=2).notes
+    # What was learned from, under the names of the test classes.
+    assert same_data(source.spec, in_memory(digits, 1).spec) is False
+    renamed = in_memory([*digits[7:], *digits[3:7], *digits[:3]], 0).train.replace(**OPTIONS)
+    with pytest.raises(OverlappingSplitsError):
+        evaluate(run, renamed, 4)
+
+
+def test_a_shipped_learner_is_of_no_run_in_the_working_directory(tmp_path, monkeypatch):
+    from kshot.evaluation.unseen import run_folder
+
+    (tmp_path / "splits.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    learner = from_pretrained("characters")
+    assert learner.provenance["path"] == "characters"
+    assert run_folder(learner) is None
+
+
+def test_guessing_at_uneven_ways():
+    from kshot.evaluation.scores import chance
+
+    assert chance(vector_source(way=4).test) == 0.25
+    uneven = chance(vector_source(way=(2, 8)).test)
+    assert 1 / 8 < uneven < 1 / 2
+    assert uneven == pytest.approx(sum(1 / w for w in range(2, 9)) / 7, rel=0.15)

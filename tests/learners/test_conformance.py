@@ -14,6 +14,7 @@ from kshot.learners import all_learners
     *all_learners().values(),
     lambda: kshot.MAML(models.MLP(8, hidden=(32,)), way=5, inner_lr=0.3, inner_steps=5, order=1),
     lambda: kshot.ANIL(models.MLP(8, hidden=(32,)), way=5, inner_lr=0.3, inner_steps=5, order=1),
+    lambda: kshot.ProtoNet(models.MLP(8, hidden=(32,), out_features=16), scale=0.5, symmetric=True),
 )
 def test_conformance(check):
     check()

@@ -269,3 +269,23 @@ def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
 
     fit(protonet(), gaussians(), out=tmp_path / "run", callbacks=[Second()], steps=2)
     assert fit(protonet(), gaussians(), out=tmp_path / "run", resume=True, steps=2).steps == 2
+
+
+def test_a_run_in_progress_is_not_overwritten(tmp_path: Path) -> None:
+    class Second(Callback):
+        def on_step(self, trainer: Any, step: int, metrics: Any) -> None:
+            with pytest.raises(RunError, match="another process is training in"):
+                fit(protonet(), gaussians(), out=tmp_path / "run", overwrite=True)
+
+    fit(protonet(), gaussians(), out=tmp_path / "run", callbacks=[Second()], steps=2)
+    assert (tmp_path / "run" / "learner" / "model.safetensors").is_file()
+    assert fit(protonet(), gaussians(), out=tmp_path / "run", overwrite=True, steps=3).steps == 3
+
+
+def test_a_config_of_something_else_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("theme: dark")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "model.pt").write_text("mine")
+    with pytest.raises(RunError, match="is not empty and holds no run"):
+        fit(protonet(), gaussians(), out=tmp_path, overwrite=True)
+    assert (tmp_path / "checkpoints" / "model.pt").read_text() == "mine"

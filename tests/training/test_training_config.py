@@ -15,6 +15,7 @@ from training_toys import gaussians, same
 
 import kshot
 from kshot.errors import ConfigError, DataError, RunError
+from kshot.tasks import TaskSource
 from kshot.training import Callback
 from kshot.training.config import (
     backbones,
@@ -79,7 +80,8 @@ def test_overrides(tmp_path: Path) -> None:
         ({"training": {"stepz": 3}}, "unknown key training.stepz. Did you mean 'steps'?"),
         ({"trainig": {}}, "unknown key trainig. Did you mean 'training'?"),
         ({"data": {"name": "omniglot", "shots": 5}}, "unknown key data.shots. Did you mean 'shot'?"),
-        ({"data": {"way": 5}}, "the key data.name is missing. For example: name: protonet"),
+        ({"data": {"way": 5}}, "the key data.name is missing. For example: name: omniglot"),
+        ({"backbone": {"channels": 8}}, "the key backbone.name is missing. For example: name: conv4"),
         ({"learner": "protnet"}, "unknown learner 'protnet'. Did you mean 'protonet'?"),
         (
             {"learner": {"name": "maml", "inner_lrr": 0.1}},
@@ -117,7 +119,7 @@ def test_what_is_wrong_in_plain_words(change: dict[str, Any], message: str) -> N
     [
         ("a: [", "is no YAML"),
         ("- a", "to hold keys and values .learner: ...., got a list"),
-        ("", "to hold keys and values"),
+        ("", "the key learner is missing"),
         ("learner: !!python/object/apply:os.system [ls]", "is no YAML"),
     ],
 )
@@ -233,6 +235,10 @@ def test_a_run_that_only_its_script_can_take_up(tmp_path: Path) -> None:
     kshot.Trainer(learner, gaussians(), out=tmp_path / "a", **options).fit()
     with pytest.raises(ConfigError, match="begun in Python, and its learner or its task source has no description"):
         resume_run(tmp_path / "a")
+    in_memory = TaskSource("clouds", gaussians().splits, example_shape=(6,), spec={"way": 3})
+    kshot.Trainer(learner, in_memory, out=tmp_path / "memory", **options).fit()
+    with pytest.raises(ConfigError, match="its learner or its task source has no description"):
+        resume_run(tmp_path / "memory")
     source = kshot.tasks.load("sinusoids")
     learner = kshot.MAML(kshot.models.MLP(1, out_features=1))
 
@@ -241,9 +247,21 @@ def test_a_run_that_only_its_script_can_take_up(tmp_path: Path) -> None:
 
     kshot.Trainer(learner, source, out=tmp_path / "b", optimizer=optimizer, **{**options, "mode": "vmap"}).fit()
     with pytest.raises(
-        ConfigError, match="begun in Python, and its optimizer is a function. Go on with it in the script"
+        ConfigError, match="begun in Python, and its optimizer was made there. Go on with it in the script"
     ):
         resume_run(tmp_path / "b")
+    own = torch.optim.SGD(learner.parameters(), lr=0.1)
+    kshot.Trainer(learner, source, out=tmp_path / "c", optimizer=own, **{**options, "mode": "vmap"}).fit()
+    with pytest.raises(ConfigError, match="begun in Python, and its optimizer was made there"):
+        resume_run(tmp_path / "c")
+
+
+def test_options_of_optimizer_and_schedule_are_no_functions(tmp_path: Path) -> None:
+    learner = kshot.MAML(kshot.models.MLP(1, hidden=(8,), out_features=1))
+    optimizer, schedule = {"name": "sgd", "momentum": 0.9}, {"name": "step", "every": 2, "factor": 0.5}
+    kshot.Trainer(learner, kshot.tasks.load("sinusoids"), out=tmp_path / "run", optimizer=optimizer, schedule=schedule,
+                  steps=2, meta_batch=2, val_tasks=5, progress=False, mode="vmap").fit()  # fmt: skip
+    assert resume_run(tmp_path / "run", progress=False).fit().steps == 2
 
 
 def test_there_is_no_run(tmp_path: Path) -> None:

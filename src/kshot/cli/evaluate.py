@@ -35,7 +35,13 @@ def command(
     query: Query = None,
     tasks: Annotated[int, typer.Option(min=2, help="Unseen tasks to evaluate on.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of the tasks.")] = 1,
+    steps: Annotated[
+        int | None, typer.Option(min=0, help="Inner-loop steps, of a learner that takes any.", show_default=False)
+    ] = None,
     stress: Annotated[bool, typer.Option("--stress", help="Also label noise, corruption, imbalance.")] = False,
+    runs: Annotated[
+        list[str] | None, typer.Option(help="With --stress: runs with other seeds, for the spread.")
+    ] = None,
     baselines: Annotated[bool, typer.Option("--baselines/--no-baselines", help="Beside the ordinary methods.")] = True,
     allow_seen: Annotated[
         bool, typer.Option("--allow-seen", help="Score classes that the learner has seen, too, and say so.")
@@ -54,6 +60,8 @@ def command(
         from kshot.evaluation import stress as run_stress
 
         learner = from_pretrained(run)
+        where = place(device)
+        learner = learner if where is None else learner.to(where)
         split = unseen_tasks(learner, data, way=way, shot=shot, query=query, data_dir=data_dir, skip_bad=skip_bad)
         found = evaluate(
             learner,
@@ -61,7 +69,7 @@ def command(
             tasks,
             seed=seed,
             baselines=baselines,
-            device=place(device),
+            options={} if steps is None else {"steps": steps},
             allow_seen=allow_seen,
             progress=report,
         )
@@ -69,7 +77,7 @@ def command(
         result = found.to_dict()
         if stress:
             tested, _ = unseen_split(learner, split, allow_seen=allow_seen)
-            tried = run_stress(learner, tested, tasks=min(tasks, 200), seed=seed, progress=report)
+            tried = run_stress(learner, tested, tasks=min(tasks, 200), seed=seed, runs=runs or (), progress=report)
             output.say(f"\n{tried}")
             result["stress"] = tried.to_dict()
         kept = keep(run, split, result)

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kshot.cli.options import Json, examples
+from kshot.cli.options import Json, SkipBad, examples
 from kshot.cli.output import Output
 from kshot.errors import DataError, UnsupportedError
 
 if TYPE_CHECKING:
+    from kshot.datasets.transform import Transform
     from kshot.learners.adapted import AdaptedModel
 
 EXAMPLES = examples(
@@ -31,6 +32,7 @@ def command(
     top: Annotated[
         int | None, typer.Option(min=1, help="Only the K likeliest labels of each file.", show_default=False)
     ] = None,
+    skip_bad: SkipBad = False,
     as_json: Json = False,
 ) -> None:
     """Label files with an adapted task: the likeliest classes with their probabilities."""
@@ -39,7 +41,7 @@ def command(
         from kshot.artifacts import load_adapted
 
         model = load_adapted(task, run=run)
-        found = predict_files(model, expand(files))
+        found = predict_files(model, expand(files, model.learner.transform), skip_bad=skip_bad)
         if top is not None:
             found = [{**row, "probabilities": dict(list(row["probabilities"].items())[:top])} for row in found]
         if not as_json:
@@ -48,18 +50,26 @@ def command(
         output.result(found)
 
 
-def expand(paths: Sequence[Path]) -> list[Path]:
-    """The files as they are, and for a folder the files in it that are not hidden.
+def expand(paths: Sequence[Path], transform: Transform | None = None) -> list[Path]:
+    """The files as they are, and for a folder the files in it that are not hidden: of a learner of images, the images.
 
     Raises:
         DataError: there is no such file, or nothing in a folder.
     """
+    from kshot.datasets.images import is_image
+    from kshot.datasets.transform import ImageTransform
+
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
             inside = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
             if not inside:
                 raise DataError(f"expected files to label in {path}, got an empty folder")
+            if isinstance(transform, ImageTransform):
+                images = [p for p in inside if is_image(p.name)]
+                if not images:
+                    raise DataError(f"expected images to label in {path}, got {inside[0].name} and no image")
+                inside = images
             files += inside
         elif path.is_file():
             files.append(path)
@@ -68,7 +78,7 @@ def expand(paths: Sequence[Path]) -> list[Path]:
     return files
 
 
-def predict_files(model: AdaptedModel, files: Sequence[Path]) -> list[dict[str, Any]]:
+def predict_files(model: AdaptedModel, files: Sequence[Path], *, skip_bad: bool = False) -> list[dict[str, Any]]:
     """One `{"file", "label", "probability", "probabilities": {label: p}}` a file, or a row of a table (`file:line`).
 
     Raises:
@@ -83,7 +93,7 @@ def predict_files(model: AdaptedModel, files: Sequence[Path]) -> list[dict[str, 
             "the learner of this task was saved without a transform, so nothing says how it reads files: use "
             "kshot.artifacts.load_adapted(path).predict(x) in Python"
         )
-    x, names = datasets.read_examples(files, transform)
+    x, names = datasets.read_examples(files, transform, skip_bad=skip_bad)
     probabilities = model.probabilities(transform.normalise(x)).tolist()
     rows = []
     for name, values in zip(names, probabilities, strict=True):

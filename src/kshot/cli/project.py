@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kshot.cli.settings import parse
 from kshot.errors import ConfigError, suggest
+from kshot.yaml_keys import read_yaml
 
 TEMPLATE = """\
 # A kshot project. `kshot pipeline project.yaml` walks the steps below, in this order; each is skipped when nothing that
@@ -145,7 +145,7 @@ def read_project(path: Path) -> Project:
     if not path.is_file():
         raise ConfigError(f"there is no project {path}: expected the project.yaml that `kshot init` writes")
     try:
-        return Project.model_validate(parse(path))
+        return Project.model_validate(read_yaml(path))
     except ValidationError as error:
         raise ConfigError("; ".join(_explain(path, problem) for problem in error.errors())) from None
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = examples("kshot quickstart", "kshot quickstart --fast --out runs/try      # a smaller one, to see it work")
 
-TASKS, BASELINE_TASKS, DIGITS_TASKS = 600, 50, 200
+TASKS, BASELINE_TASKS, DIGITS_TASKS = 600, 100, 200
 FAST = 50
 """A fast one has that much fewer outer steps, and as many fewer tasks within reason."""
 

@@ -50,7 +50,7 @@ def command(
         from kshot.evaluation import full_report
 
         learner = from_pretrained(run)
-        source = source_of(learner, data_dir=data_dir)
+        source = source_of(learner, data_dir=data_dir, skip_bad=skip_bad)
         if out is None:
             if not Path(run).is_dir():
                 raise ArtifactError(f"{run} ships with kshot, where no report may be written: say where with --out")

@@ -7,11 +7,12 @@ Values are YAML: `true`, `3`, `1e-3`, `[1, 2]`, `null`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from kshot.errors import ConfigError, suggest
+from kshot.yaml_keys import put, read_yaml, yaml_value
 
 PREFIX = "KSHOT_"
 
@@ -33,39 +34,18 @@ def read(name_or_path: str | Path) -> dict[str, Any]:
         ConfigError: no such file, no YAML, or no mapping at its top.
     """
     path = Path(name_or_path)
-    if path.is_dir() and (path / "config.yaml").is_file():
+    if str(name_or_path) in shipped() and not path.is_file() and not (path / "config.yaml").is_file():
+        path = configs_folder() / f"{name_or_path}.yaml"
+    elif path.is_dir() and (path / "config.yaml").is_file():
         path = path / "config.yaml"
     elif path.is_dir():
         raise ConfigError(f"expected a YAML file or a run folder, got {path}, a folder without config.yaml")
-    elif not path.exists() and str(name_or_path) in shipped():
-        path = configs_folder() / f"{name_or_path}.yaml"
     if not path.is_file():
         raise ConfigError(
             f"there is no configuration {name_or_path}: expected a YAML file, a run folder or the name of a shipped "
             f"one. {suggest(str(name_or_path), shipped())}"
         )
-    return parse(path)
-
-
-def parse(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
-
-    Raises:
-        ConfigError: it cannot be read, is no YAML, or holds something else.
-    """
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"expected {path} to hold keys and values (learner: ...), got a {type(content).__name__}")
-    return content
+    return read_yaml(path)
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,39 +71,6 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def put(config: dict[str, Any], path: str, value: Any) -> None:
-    """Sets the key `a.b.c` of nested dicts.
-
-    Raises:
-        ConfigError: a part of the path is not a section.
-    """
-    *sections, key = path.split(".")
-    for section in sections:
-        inner = config.setdefault(section, {})
-        if not isinstance(inner, dict):
-            raise ConfigError(f"{path}: {section!r} holds the value {inner!r}, not keys of its own")
-        config = inner
-    config[key] = value
-
-
-def assignments(texts: Iterable[str]) -> dict[str, Any]:
-    """What `--set a.b=c ...` says, as nested dicts.
-
-    Raises:
-        ConfigError: not of that form.
-
-    >>> assignments(["training.lr=0.01", "data.train={way: 20}"])
-    {'training': {'lr': 0.01}, 'data': {'train': {'way': 20}}}
-    """
-    config: dict[str, Any] = {}
-    for text in texts:
-        path, equals, value = text.partition("=")
-        if not equals or not all(path.strip().split(".")):
-            raise ConfigError(f"expected --set key.of.it=value, got {text!r}. For example: --set training.lr=0.01")
-        put(config, path.strip(), yaml_value(value, text))
-    return config
-
-
 def from_environment(environment: Mapping[str, str] | None = None) -> dict[str, Any]:
     """What variables of the form KSHOT_SECTION__KEY say, as nested dicts.
 
@@ -138,17 +85,3 @@ def from_environment(environment: Mapping[str, str] | None = None) -> dict[str, 
                 raise ConfigError(f"expected a name like KSHOT_TRAINING__LR in the environment, got {name}")
             put(config, path, yaml_value(value, name))
     return config
-
-
-def yaml_value(text: str, where: str) -> Any:
-    """A value as YAML reads it.
-
-    Raises:
-        ConfigError: no YAML.
-    """
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where}: the value is no YAML: {' '.join(str(error).split())}") from error

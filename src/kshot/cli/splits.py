@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from kshot.tasks.split import TaskSplit
 
 
+TEST = {"way": 5, "shot": 1, "query": 15}
+"""How test tasks look where neither the learner's training nor the user says it."""
+
+
 def unseen_tasks(
     learner: Learner,
     data: str | None = None,
@@ -42,7 +46,8 @@ def unseen_tasks(
         return split.replace(**asked) if asked else split
     options = foreign_options(learner, data, skip_bad=skip_bad)
     own = {key: spec[key] for key in ("way", "shot", "query") if isinstance(spec.get(key), int)}
-    return tasks.load(data, data_dir=data_dir, **{**own, **asked}, **options).test
+    # Only test is sampled from: what the other splits may be too small for is of no consequence.
+    return tasks.load(data, data_dir=data_dir, way=2, shot=1, query=1, test={**TEST, **own, **asked}, **options).test
 
 
 def source_of(learner: Learner, *, data_dir: Path | None = None, skip_bad: bool = False) -> TaskSource:
@@ -55,7 +60,7 @@ def source_of(learner: Learner, *, data_dir: Path | None = None, skip_bad: bool 
     from kshot import tasks
 
     spec: dict[str, Any] = dict(learner.provenance.get("source") or {})
-    if not spec:
+    if "name_or_path" not in spec:
         raise ArtifactError(
             "this learner does not say which data it was trained on: name some to evaluate it on, with --data"
         )

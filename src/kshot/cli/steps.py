@@ -157,15 +157,27 @@ def set_aside(run: Path) -> Path:
 # ---------------------------------------------------------------- 6. validate
 
 
-def validate(context: Context) -> Outcome:
+def evaluation_of(context: Context) -> Any:
+    """The learner on unseen tasks; made again, with the same tasks, where only the report is."""
     from kshot.evaluation import evaluate
 
-    asked = context.project.validate_
-    learner, source = learner_of(context), source_of(context)
-    with progress() as report:
-        baselines = context.project.baseline.train
-        found = evaluate(learner, source.test, asked.tasks, seed=asked.seed, baselines=baselines, progress=report)
-    context.memory["evaluation"] = found
+    if "evaluation" not in context.memory:
+        asked = context.project.validate_
+        learner, source = learner_of(context), source_of(context)
+        with progress() as report:
+            context.memory["evaluation"] = evaluate(
+                learner,
+                source.test,
+                asked.tasks,
+                seed=asked.seed,
+                baselines=context.project.baseline.train,
+                progress=report,
+            )
+    return context.memory["evaluation"]
+
+
+def validate(context: Context) -> Outcome:
+    found = evaluation_of(context)
     result = found.to_dict()
     write_json(context.out / "validation.json", result)
     for line in str(found).splitlines():
@@ -188,7 +200,8 @@ def write_report(context: Context) -> Outcome:
             context.out,
             tasks=asked.tasks,
             seed=asked.seed,
-            evaluation=context.memory.get("evaluation"),
+            evaluation=evaluation_of(context),
+            baselines=context.project.baseline.train,
             with_stress=context.project.report.stress,
             progress=report,
         )

@@ -12,6 +12,7 @@ from kshot.cli.handling import RESUME
 from kshot.cli.options import DataDir, Device, Json, Query, Shot, SkipBad, Way, examples
 from kshot.cli.output import Output
 from kshot.errors import ConfigError, RunError
+from kshot.yaml_keys import assign, put
 
 if TYPE_CHECKING:
     from kshot.training import TrainResult
@@ -76,7 +77,7 @@ def command(
         }
         for path, value in named.items():
             if value is not None:
-                settings.put(flags, path, value)
+                put(flags, path, value)
         sets = set_ or []
         if resume and config is not None and begun_in_python(Path(config)):
             run_folder = config
@@ -167,7 +168,7 @@ def resolve(config: str | None, flags: dict[str, Any], sets: Any = (), *, resume
             base["out"] = str(config)
     merged = settings.merge(base, settings.from_environment())
     merged = settings.merge(merged, flags)
-    merged = settings.merge(merged, settings.assignments(sets))
+    merged = settings.merge(merged, assign({}, sets, "--set "))
     for section in ("learner", "backbone", "data"):
         if isinstance(merged.get(section), str):
             merged[section] = {"name": merged[section]}  # `learner: maml` is short for it

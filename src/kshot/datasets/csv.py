@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import math
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kshot.datasets.archive import MAX_MEMBER_BYTES
 from kshot.datasets.dataset import Dataset
 from kshot.datasets.pool import Pool
 from kshot.datasets.registry import register
@@ -225,11 +227,10 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     if not path.is_file():
         raise DatasetNotFoundError(f"there is no file {path}")
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.name.lower().endswith(".gz") else path.read_bytes()
-        text = raw.decode("utf-8-sig")
+        text = _bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"expected text in UTF-8 in {path}, got other bytes ({error}). Save it as UTF-8") from error
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     first = text.partition("\n")[0]
     delimiter = max("\t;,", key=first.count)
@@ -240,6 +241,16 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
                 yield reader.line_num, [cell.strip() for cell in cells]
     except csv.Error as error:
         raise DataError(f"line {reader.line_num} of {path} is no row of a table: {error}") from error
+
+
+def _bytes(path: Path) -> bytes:
+    if not path.name.lower().endswith(".gz"):
+        return path.read_bytes()
+    with gzip.open(path) as file:
+        raw = file.read(MAX_MEMBER_BYTES + 1)
+    if len(raw) > MAX_MEMBER_BYTES:
+        raise DataError(f"{path} unpacks to more than {MAX_MEMBER_BYTES:,} bytes. Unpack it yourself if you trust it")
+    return raw
 
 
 def _label_column(header: list[str], label: str | None, path: Path) -> str:

@@ -12,7 +12,7 @@ another one (u and n, N and Z, Latin h and Armenian ղ), and splits would share 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,11 @@ from torch import Tensor
 from kshot import randomness
 from kshot.datasets import cache, glyphs_fonts, glyphs_looks, glyphs_warp
 from kshot.datasets.dataset import Dataset
+from kshot.datasets.folder import image_transform
 from kshot.datasets.pool import Pool
 from kshot.datasets.registry import register
 from kshot.datasets.splits import SPLITS
-from kshot.datasets.transform import ImageTransform
+from kshot.datasets.transform import ImageTransform, Transform
 from kshot.errors import ConfigError
 
 VERSION = 1
@@ -43,7 +44,14 @@ VERSION = 1
     licence="fonts: Bitstream Vera and Arev (DejaVu), SIL OFL 1.1 (STIX), AMS (Computer Modern); the examples are free",
     source="the fonts of the installed matplotlib (mpl-data/fonts/ttf)",
 )
-def load_glyphs(*, seed: int = 0, size: int = 28, examples: int = 20, fonts: int = 6) -> Dataset:
+def load_glyphs(
+    *,
+    seed: int = 0,
+    size: int = 28,
+    examples: int = 20,
+    fonts: int = 6,
+    transform: Transform | Mapping[str, Any] | None = None,
+) -> Dataset:
     """Letters as a few-shot dataset.
 
     Args:
@@ -51,6 +59,7 @@ def load_glyphs(*, seed: int = 0, size: int = 28, examples: int = 20, fonts: int
         size: the side of the pictures in pixels, at least 8.
         examples: examples of each class.
         fonts: the number of fonts that a letter must stand in.
+        transform: how a learner that exists already reads images; they are drawn in `size` and read by it.
 
     Raises:
         ConfigError: an option out of its range.
@@ -68,6 +77,12 @@ def load_glyphs(*, seed: int = 0, size: int = 28, examples: int = 20, fonts: int
     else:
         x, description = stored[0]["x"], stored[1]
     members, split = description["members"], description["split"]
+    as_drawn = ImageTransform(size=(size, size), channels=1, polarity="auto", fit="pad")
+    given = image_transform(transform, "glyphs")
+    if given is not None and given != as_drawn:
+        # Ink is bright on dark here, and dark on bright where a transform decides about it, as in a scan of paper.
+        drawn = x.numpy() if given.polarity == "as_is" else 255 - x.numpy()
+        x = torch.from_numpy(np.stack([given.read_array(picture[0], "a glyph") for picture in drawn]))
     pool = Pool.from_sorted(x, [examples] * len(members), [_name(letters) for letters in members])
     pools = {name: pool.select([s == name for s in split]) for name in SPLITS}
     scripts = {
@@ -79,7 +94,7 @@ def load_glyphs(*, seed: int = 0, size: int = 28, examples: int = 20, fonts: int
         train=pools["train"],
         val=pools["val"],
         test=pools["test"],
-        transform=ImageTransform(size=(size, size), channels=1, polarity="auto", fit="pad"),
+        transform=given or as_drawn,
         info={
             "fonts": [path.stem for path in paths],
             "letters": sum(len(letters) for letters in members),

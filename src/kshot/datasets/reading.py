@@ -62,13 +62,16 @@ def read_images(paths: Sequence[str | Path], transform: Transform) -> Tensor:
     return torch.stack([transform.read(path) for path in paths])
 
 
-def read_examples(paths: Sequence[str | Path], transform: Transform) -> tuple[Tensor, list[str]]:
+def read_examples(
+    paths: Sequence[str | Path], transform: Transform, skip_bad: bool = False
+) -> tuple[Tensor, list[str]]:
     """What is to be predicted: an example an image, or an example a row of a table.
 
     Args:
         paths: image files; for a learner of tables, CSVs with the columns that it was trained with (a label column and
             others besides are passed over).
         transform: the learner's own.
+        skip_bad: leave out files that cannot be decoded, unless that is all of them.
 
     Returns:
         uint8 images `[n, C, H, W]` or features float32 `[n, d]`, not yet normalised; the name of each, its file or
@@ -80,6 +83,10 @@ def read_examples(paths: Sequence[str | Path], transform: Transform) -> tuple[Te
     from kshot.datasets.csv import read_rows
     from kshot.datasets.transform import TableTransform
 
+    if isinstance(transform, ImageTransform) and skip_bad:
+        decoded, errors = decode([(str(path), Path(path).read_bytes) for path in paths], transform)
+        refuse_bad(decoded.bad, errors, bool(decoded.names), where="the files to label")
+        return decoded.x, decoded.names
     if not isinstance(transform, TableTransform):
         return read_images(paths, transform), [str(path) for path in paths]
     tables = [read_rows(Path(path)) for path in paths]

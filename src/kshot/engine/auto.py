@@ -104,15 +104,17 @@ def losses_and_gradient(
     parameters = [p for p in module.parameters() if p.requires_grad]
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
     gradients: list[Tensor | None] = []
-    with torch.random.fork_rng([episodes.device] if episodes.device.type == "cuda" else []):
-        if seed is not None:
-            torch.manual_seed(seed)
-        losses = task_losses(learner, episodes, mode)
-        if losses.requires_grad:
-            gradients = list(torch.autograd.grad(losses.mean(), parameters, allow_unused=True))
-    with torch.no_grad():
-        for buffer, before in buffers:
-            buffer.copy_(before)
+    try:
+        with torch.random.fork_rng([episodes.device] if episodes.device.type == "cuda" else []):
+            if seed is not None:
+                torch.manual_seed(seed)
+            losses = task_losses(learner, episodes, mode)
+            if losses.requires_grad:
+                gradients = list(torch.autograd.grad(losses.mean(), parameters, allow_unused=True))
+    finally:
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
     flat = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=False)]
     return losses.detach(), torch.cat([g.flatten() for g in flat]) if flat else torch.zeros(0)
 

@@ -23,6 +23,7 @@ from kshot.functional import mask_logits
 from kshot.learners.base import Learner
 from kshot.metrics import Calibration, Interval, interval
 from kshot.tasks.split import TaskSplit
+from kshot.training.step import resolve_device
 
 
 @dataclass
@@ -171,8 +172,9 @@ def evaluate(
     if tasks < 2:
         raise ConfigError(f"expected at least 2 tasks for an interval, got {tasks}")
     names = check_names(baselines, split.kind)
-    if device is not None and torch.device(device).type != device_of(learner).type:
-        learner, cache = copy.deepcopy(learner).to(device), None
+    here, there = device_of(learner), device_of(learner) if device is None else resolve_device(device)
+    if there.type != here.type or there.index not in (None, here.index):
+        learner, cache = copy.deepcopy(learner).to(there), None
     split, notes = unseen_split(learner, split, allow_seen=allow_seen)
     start = time.perf_counter()
     values, ids, kept, confident = [], [], [], []

@@ -146,6 +146,7 @@ def full_report(
     budget: str | Budget = "quick",
     split: TaskSplit | None = None,
     evaluation: Evaluation | None = None,
+    baselines: bool = True,
     with_stress: bool = False,
     runs: Sequence[str] = (),
     title: str = "",
@@ -163,6 +164,7 @@ def full_report(
         budget: "quick", under a minute for a small learner whose conventional network is there already; "full"; or
             your own.
         evaluation: of the learner on this split, made before with baselines; it is not made again.
+        baselines: without them no conventional network is trained for the comparisons.
         with_stress: also the stress tests.
         runs: learners of the same configuration, trained with other seeds, for the stress tests.
         progress: called with (what, done, of).
@@ -184,29 +186,32 @@ def full_report(
             unseen,
             tasks or plan.tasks,
             seed=seed,
+            baselines=baselines,
             baseline_tasks=plan.baseline_tasks,
             cache=cache,
             progress=progress,
         )
         evaluation.notes = more + [note for note in evaluation.notes if note not in more]
-    network = _network(learner, unseen, progress)
 
-    def measured(what: str, measure: Callable[[], T], optional: bool = False) -> T | None:
+    def measured(what: str, measure: Callable[[], T], optional: bool = False, shown: bool = True) -> T | None:
         """A part of the report; what cannot be done or is out of time is noted instead of losing the rest."""
         if optional and time.perf_counter() - began > plan.seconds:
             notes.append(f"{what} left out: the time for a quick report was spent (a full one measures it)")
             return None
-        if progress is not None:
+        if shown and progress is not None:
             progress(what, 0, 1)
         try:
             result = measure()
         except KshotError as error:
             notes.append(f"{what} left out: {error}")
             return None
-        if progress is not None:
+        if shown and progress is not None:
             progress(what, 1, 1)
         return result
 
+    network = None
+    if baselines:
+        network = measured("conventional network", lambda: _network(learner, unseen, progress), shown=False)
     count = plan.measure_tasks
     scaling: Scaling | None = None
     if plan.scaling_steps:
@@ -215,6 +220,7 @@ def full_report(
             lambda: scale(
                 learner,
                 source,
+                split=unseen,
                 steps=plan.scaling_steps,
                 seconds=plan.scaling_seconds,
                 tasks=count,
@@ -242,7 +248,7 @@ def full_report(
             learner,
             unseen,
             network=network,
-            baselines=plan.label_baselines,
+            baselines=plan.label_baselines if baselines else (),
             shots=plan.shots,
             tasks=count,
             seed=seed,

@@ -20,6 +20,7 @@ from kshot.randomness import seeded
 from kshot.tasks.source import TaskSource
 from kshot.tasks.split import TaskSplit
 from kshot.training import Trainer
+from kshot.training.optimizers import of_a_script
 
 FRACTIONS = (0.1, 0.25, 0.5, 1.0)
 
@@ -71,6 +72,7 @@ def scale(
     learner: Learner,
     source: TaskSource,
     *,
+    split: TaskSplit | None = None,
     steps: int = 100,
     meta_batch: int | None = None,
     seconds: float = 300.0,
@@ -82,7 +84,9 @@ def scale(
     """Trains the learner anew, for a short while each time, on parts of its training classes.
 
     Args:
-        learner: gives architecture and hyperparameters; itself left alone.
+        learner: gives architecture, hyperparameters and, as its run recorded them, optimizer, learning rate and
+            schedule; itself left alone.
+        split: the unseen tasks; by default `source.test`.
         steps: outer steps of each run.
         meta_batch: tasks a step; by default the learner's own.
         seconds: a budget: no run is begun after it.
@@ -95,10 +99,11 @@ def scale(
     if "train" not in source.splits:
         raise UnsupportedError(f"{source.name} has no training classes to train on parts of")
     metric = "accuracy" if source.kind == "classification" else "mse"
+    unseen = source.test if split is None else split
     result = Scaling(metric, steps, [])
     began = time.perf_counter()
     plans = _plans(source.train, fractions, seed)
-    for done, (split, classes, groups, choice) in enumerate(plans):
+    for done, (part, classes, groups, choice) in enumerate(plans):
         if done and time.perf_counter() - began > seconds:
             left = len(plans) - done
             result.notes.append(
@@ -108,7 +113,7 @@ def scale(
         if progress is not None:
             progress("training on parts of the classes", done, len(plans))
         score = interval(
-            score_tasks(_trained(learner, source, split, steps, meta_batch, seed), source.test, tasks, seed=seed)
+            score_tasks(_trained(learner, source, part, steps, meta_batch, seed), unseen, tasks, seed=seed)
         )
         result.points.append(Point(classes, groups, choice, score))
     if progress is not None:
@@ -128,9 +133,11 @@ def _trained(
         transform=source.transform,
     )
     batch = meta_batch or int(learner.provenance.get("meta_batch") or 4)
+    recorded = {name: learner.provenance.get(name) for name in ("lr", "optimizer", "schedule")}
     Trainer(
         fresh,
         part,
+        **{name: value for name, value in recorded.items() if value is not None and not of_a_script(value)},
         steps=steps,
         meta_batch=batch,
         seed=seed,

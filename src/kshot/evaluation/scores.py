@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +15,7 @@ from kshot import engine, metrics
 from kshot.engine import FeatureCache
 from kshot.episodes import Episodes, first_tensor
 from kshot.errors import ConfigError
-from kshot.learners.base import Learner
+from kshot.learners.base import Learner, evaluating
 from kshot.tasks.split import TaskSplit
 from kshot.training.validation import EXAMPLES_AT_ONCE, check_fits
 
@@ -109,18 +108,6 @@ def device_of(learner: Learner) -> torch.device:
     return torch.device("cpu") if parameter is None else parameter.device
 
 
-@contextlib.contextmanager
-def evaluating(learner: Learner) -> Iterator[None]:
-    """Eval mode for the length of a block; each module gets its own mode back."""
-    modes = [(module, module.training) for module in learner.modules()]
-    learner.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
 def predict_mode(learner: Learner, episodes: Episodes, options: Mapping[str, Any] | None = None) -> str:
     """The engine mode for predictions: native where there is one, else the training's own, else the faster one.
 
@@ -154,6 +141,11 @@ def _seconds(learner: Learner, episodes: Episodes, mode: str, options: Mapping[s
     return time.perf_counter() - start
 
 
-def chance(split: TaskSplit) -> float:
-    """The accuracy of guessing; for tasks of uneven way that of the largest."""
-    return 1.0 / split.way if split.way else math.nan
+def chance(split: TaskSplit, tasks: int = 200) -> float:
+    """The accuracy of guessing: one in the way, on average over `tasks` where that is uneven; NaN for regression."""
+    if not split.way:
+        return math.nan
+    if isinstance(split.options.get("way"), int):
+        return 1.0 / split.way
+    ways = [split.sample(1, seed=1, first=task).query.classes.sum() for task in range(tasks)]
+    return float((1.0 / torch.stack(ways).double()).mean())

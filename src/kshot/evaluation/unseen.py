@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -40,16 +40,22 @@ _SAMPLING = frozenset(
 def run_folder(learner: Learner) -> Path | None:
     """The run that a learner came from, where its folder is still there; a copied run stands for itself."""
     own, run = learner.provenance.get("path"), learner.provenance.get("run")
-    if own and (Path(own).parent / "splits.json").is_file():
+    # The path of a shipped learner is its bare name, in no folder of the user's.
+    if own and Path(own).is_absolute() and (Path(own).parent / "splits.json").is_file():
         return Path(own).parent
     return Path(run) if run and (Path(run) / "splits.json").is_file() else None
 
 
 def same_data(a: Mapping[str, Any] | None, b: Mapping[str, Any] | None) -> bool:
     """Whether the specs of two task sources name the same data dealt out the same way, however their tasks look."""
-    if not a or not b:
+    if not names_data(a) or not names_data(b):
         return False
     return data_only(a) == data_only(b)
+
+
+def names_data(spec: Mapping[str, Any] | None) -> TypeGuard[Mapping[str, Any]]:
+    """Whether the spec of a task source says which data it is; that of data made in memory cannot."""
+    return spec is not None and "name_or_path" in spec
 
 
 def data_only(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,11 +109,12 @@ def unseen_split(learner: Learner, split: TaskSplit, *, allow_seen: bool = False
             "what this learner was trained on is not recorded: whether it has seen these classes cannot be checked"
         ]
     spec = split._source.spec if split._source is not None else {}
-    own = same_data(provenance.get("source"), spec) or (
-        not provenance.get("source")
-        and bool(recorded)
-        and set(pool.names) <= {c for names in recorded.values() for c in names}
-    )
+    own, hashes, problem = same_data(provenance.get("source"), spec), None, ""
+    if not own:
+        hashes, problem = seen_hashes(learner)
+        # Of data made in memory, without a run folder, the classes' names are all that there is to go by.
+        if hashes is None and not names_data(provenance.get("source")) and recorded:
+            own = set(pool.names) <= {c for names in recorded.values() for c in names}
     notes: list[str] = []
     if own and recorded.get("test") and split.name == "test":
         kept = [name in set(recorded["test"]) for name in pool.names]
@@ -127,7 +134,6 @@ def unseen_split(learner: Learner, split: TaskSplit, *, allow_seen: bool = False
         names = {c for part in ("train", "val") for c in recorded.get(part, _source_names(split, part))}
         seen = [name in names for name in pool.names]
     else:
-        hashes, problem = seen_hashes(learner)
         if hashes is None:
             return split, [f"whether the learner has seen these classes cannot be checked: {problem}"]
         seen = seen_classes(pool, hashes)
@@ -176,13 +182,13 @@ def seen_hashes(learner: Learner) -> tuple[Tensor | None, str]:
 
 
 def training_source(learner: Learner) -> TaskSource | None:
-    """The task source that the learner was trained on, loaded again from its provenance; None where that is empty.
+    """The task source that the learner was trained on, loaded again from its provenance; None where that names no data.
 
     Raises:
         KshotError: its data is not there any more.
     """
     spec = learner.provenance.get("source")
-    return _load(json.dumps(spec, sort_keys=True)) if spec else None
+    return _load(json.dumps(spec, sort_keys=True)) if names_data(spec) else None
 
 
 @lru_cache(maxsize=2)

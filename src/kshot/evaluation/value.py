@@ -19,9 +19,9 @@ from kshot.evaluation.conventional import Conventional
 from kshot.evaluation.curves import SHOTS, Curve, shots_curve
 from kshot.evaluation.evaluate import Evaluation
 from kshot.evaluation.methods import best_method
-from kshot.evaluation.scores import device_of, evaluating
+from kshot.evaluation.scores import device_of
 from kshot.evaluation.text import columns, duration, show
-from kshot.learners.base import Learner
+from kshot.learners.base import Learner, evaluating
 from kshot.metrics import Interval
 from kshot.tasks.split import TaskSplit
 

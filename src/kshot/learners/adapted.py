@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -14,14 +17,14 @@ from kshot import engine
 from kshot.episodes import Examples, Input, first_tensor, map_input
 from kshot.errors import SupportError, UnsupportedError
 from kshot.functional import mask_logits
-from kshot.learners.base import Learner, check_finite
+from kshot.learners.base import Learner, check_finite, evaluating
 
 
 class AdaptedModel:
     """A predictor for one task.
 
     Attributes:
-        learner: the learner it came from, in eval mode; shared, never changed.
+        learner: the learner it came from; shared, never changed, and used by one thread at a time.
         adapted: what `learner.adapt` returned: a pytree of tensors.
         classes: bool `[way]`, the classes that the task has.
         labels: the user's name of each class, in the order of the logits; empty for regression.
@@ -55,7 +58,7 @@ class AdaptedModel:
             SupportError: the examples have the wrong shape or hold NaNs.
         """
         x = prepare_input(self.learner, x, "query")
-        with _evaluating(self.learner):
+        with _alone(self.learner):
             z = engine.compute_features(self.learner, x)
             output = self.learner.predict(self.adapted, z)
         return mask_logits(output, self.classes) if self.learner.outputs == "logits" else output
@@ -83,19 +86,21 @@ class AdaptedModel:
         return save_adapted(self, path)
 
 
-class _evaluating:
-    """Eval mode for the length of a block; nothing is touched where the learner is in eval mode already (threads)."""
+_locks: WeakKeyDictionary[Learner, threading.RLock] = WeakKeyDictionary()
+_making = threading.Lock()
 
-    def __init__(self, learner: Learner) -> None:
-        self.learner, self.training = learner, learner.training
 
-    def __enter__(self) -> None:
-        if self.training:
-            self.learner.eval()
+@contextlib.contextmanager
+def _alone(learner: Learner) -> Iterator[None]:
+    """One thread at a time with a learner, in eval mode.
 
-    def __exit__(self, *_: object) -> None:
-        if self.training:
-            self.learner.train()
+    A functional call (MAML's) swaps the parameters of the shared module for its length: two threads in it at once
+    would leave one task's parameters behind as everyone's.
+    """
+    with _making:
+        lock = _locks.setdefault(learner, threading.RLock())
+    with lock, evaluating(learner):
+        yield
 
 
 def prepare_input(learner: Learner, x: Any, what: str) -> Input:
@@ -154,7 +159,7 @@ def prepare_support(
     if isinstance(support, Examples):
         x, labels = prepare_input(learner, support.x, "support"), list(range(support.way))
         device = first_tensor(x).device
-        examples = support.to(device).replace_x(x)
+        examples = support.to(device).replace_x(x).widen(learner.way)
         present = int(examples.classes.sum())
     else:
         x = prepare_input(learner, support[0], "support")
@@ -216,7 +221,7 @@ def adapt(learner: Learner, support: Examples | tuple[Any, Any], **options: Any)
             hint = f"Did you mean {near[0]!r}?" if near else f"It takes: {', '.join(known) or 'no options'}."
             raise UnsupportedError(f"{type(learner).__name__}.adapt takes no option {name!r}. {hint}")
     examples, labels = prepare_support(learner, support)
-    with torch.no_grad(), _evaluating(learner):
+    with torch.no_grad(), _alone(learner):
         features = engine.compute_features(learner, examples.x)
         adapted = learner.adapt(examples.replace_x(features), **options)
     return AdaptedModel(learner, adapted, examples.classes, labels)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.nn import functional as F
 
 from kshot.engine import gradient_descent
 from kshot.episodes import Examples, first_tensor
@@ -68,8 +68,7 @@ class ANIL(Learner):
         )
 
     def predict(self, adapted: dict[str, Tensor], x: Tensor) -> Tensor:
-        out: Tensor = functional_call(self.head, adapted, (x,))
-        return out
+        return F.linear(x, adapted["weight"], adapted["bias"])
 
     @classmethod
     def tiny(cls, kind: str = "classification") -> ANIL:

@@ -12,7 +12,9 @@ Write these three for one task. `learner(episodes)` runs them over a meta-batch,
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -192,6 +194,18 @@ class Learner(CapturedModule):
         state.pop("_compiled", None)
         state["_modes"] = {}
         return state
+
+
+@contextlib.contextmanager
+def evaluating(learner: Learner) -> Iterator[None]:
+    """Eval mode for the length of a block; each module gets its own mode back."""
+    modes = [(module, module.training) for module in learner.modules()]
+    learner.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -182,6 +182,11 @@ def commit(module: nn.Module) -> None:
         if tasks:
             layer.running_mean.lerp_(layer.pending_mean / tasks, layer.momentum)
             layer.running_var.lerp_(layer.pending_var / tasks, layer.momentum)
-            layer.pending_mean.zero_()
-            layer.pending_var.zero_()
-            tasks.zero_()
+    forget(module)
+
+
+def forget(module: nn.Module) -> None:
+    """Drops the statistics of the tasks since the last outer step."""
+    for _, layer in batch_norms(module):
+        for pending in (layer.pending_mean, layer.pending_var, layer.pending_tasks):
+            pending.zero_()

@@ -75,7 +75,8 @@ class TaskSplit(ABC):
 
     @abstractmethod
     def replace(self, **options: Any) -> TaskSplit:
-        """The same split with other options, `split.replace(shot=5)` say; its stream of tasks is another one.
+        """The same split with other options, `split.replace(shot=5)` say. Its task t has the same classes or the same
+        function as this one's, as long as the way is the same.
 
         Raises:
             ConfigError: an unknown option.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ from torch.utils import _pytree as pytree
 from kshot import artifacts, engine
 from kshot.episodes import Episodes, Examples
 from kshot.errors import UnsupportedError
-from kshot.learners import AdaptedModel, Learner
+from kshot.learners import AdaptedModel, Learner, adapt
 from kshot.randomness import seeded
 from kshot.testing.gradients import META_GRADIENT_CHECKS
 from kshot.testing.toys import baseline_score, toy_episodes, uneven, unpadded
@@ -82,7 +83,7 @@ def check_support_order(factory: Factory, kind: str) -> None:
 
 
 def check_masks(factory: Factory, kind: str) -> None:
-    """A padded task gives the loss and the predictions that it gives without its padding."""
+    """A padded task gives the loss that it gives without its padding."""
     learner = _make(factory)
     episodes = uneven(toy_episodes(kind, 4, seed=2))
     for training in (True, False):
@@ -113,6 +114,38 @@ def check_no_leak(factory: Factory, kind: str) -> None:
     assert set(learner.__dict__) == attributes, f"adapting left {set(learner.__dict__) - attributes} in the learner"
     both = engine.predict_queries(learner, toy_episodes(kind, 2), "loop")
     _close(both[1], alone, "a task's predictions depend on the other tasks of its meta-batch")
+
+
+def check_threads(factory: Factory, kind: str) -> None:
+    """Threads that adapt one learner to tasks of their own get what each would get alone."""
+    learner = _make(factory).eval()
+    tasks = [toy_episodes(kind, 1, seed=seed)[0] for seed in range(4)]
+
+    def work(task: Episodes) -> Tensor:
+        return torch.stack([adapt(learner, task.support).predict(task.query.x) for _ in range(5)])
+
+    alone = [work(task) for task in tasks]
+    before = {name: value.clone() for name, value in learner.state_dict().items()}
+    with ThreadPoolExecutor(len(tasks)) as pool:
+        for together, expected in zip(pool.map(work, tasks), alone, strict=True):
+            _close(together, expected, "a thread's predictions depend on what other threads do")
+    for name, value in learner.state_dict().items():
+        assert torch.equal(value, before[name]), f"threads changed the learner's {name}"
+
+
+def check_fewer_classes(factory: Factory, kind: str) -> None:
+    """A task of fewer classes than the learner was built for gets probabilities of its own classes."""
+    if kind != "classification":
+        return
+    learner = _make(factory).eval()
+    task = toy_episodes(kind, 1, way=3)[0]
+    probabilities = adapt(learner, task.support).probabilities(task.query.x)
+    assert probabilities.shape == (task.query.size, 3), (
+        f"expected probabilities of 3 classes, got {probabilities.shape}"
+    )
+    _close(
+        probabilities.sum(-1), torch.ones(task.query.size), "the probabilities of the task's classes do not sum to 1"
+    )
 
 
 def check_adapted(factory: Factory, kind: str) -> None:
@@ -227,6 +260,8 @@ CHECKS: dict[str, Check] = {
     "support order": check_support_order,
     "masks": check_masks,
     "no leak": check_no_leak,
+    "threads": check_threads,
+    "fewer classes": check_fewer_classes,
     "adapted": check_adapted,
     "transductive": check_transductive,
     "save and load": check_save_load,

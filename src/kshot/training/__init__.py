@@ -1,7 +1,6 @@
 """The outer loop: `Trainer`, its callbacks and loggers, and the ordinary training that baselines start from.
 
-Configurations (`kshot.training.config`) and building what they describe (`kshot.training.building`) are imported from
-their own modules, since they need pydantic.
+Configurations and what builds what they describe are imported from `kshot.training.config`, since they need pydantic.
 """
 
 from kshot.training.callbacks import Callback

@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -26,8 +25,10 @@ from kshot.learners import all_learners
 from kshot.learners.base import Learner
 from kshot.randomness import seeded
 from kshot.tasks.source import TaskSource
+from kshot.training.optimizers import of_a_script
 from kshot.training.schema import Named, RunConfig, check_option, validate
 from kshot.training.trainer import Trainer
+from kshot.yaml_keys import assign, numbers, read_yaml
 
 __all__ = [
     "RunConfig",
@@ -53,12 +54,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
         ConfigError: no such file, no YAML, an unknown key (with the nearest right name), a value of the wrong type, or
             an unknown learner, backbone or option of theirs.
     """
-    content = _read(Path(path))
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals or not all(key.strip().split(".")):
-            raise ConfigError(f"expected key.of.it=value, got {text!r}. For example: training.lr=0.01")
-        _put(content, key.strip(), _yaml(value, text))
+    content = assign(read_yaml(Path(path)), overrides)
     return parse_config(content, str(path))
 
 
@@ -68,7 +64,7 @@ def parse_config(content: Mapping[str, Any], where: str = "the configuration") -
     Args:
         where: what to begin an error with.
     """
-    config = validate(_numbers(dict(content)), where)
+    config = validate(numbers(dict(content)), where)
     _check_options(config.learner, "learner", _learner_class(config.learner.name, where), where)
     if config.backbone is not None:
         _check_options(config.backbone, "backbone", _backbone_class(config.backbone.name, where), where)
@@ -168,14 +164,11 @@ def resume_run(
             f"there is no run to resume in {path}: expected a folder with a config.yaml that kshot train wrote"
         )
     arguments = {"out": str(path), "resume": True, **arguments}
-    content = _read(file)
+    content = read_yaml(file)
     learner = content.get("learner")
     if isinstance(learner, dict) and "class" not in learner:
         return build_trainer(load_config(file, overrides), data_dir=data_dir, **arguments)
-    for text in overrides:
-        key, _, value = text.partition("=")
-        _put(content, key, _yaml(value, text))
-    return _resume_python_run(content, file, data_dir, arguments)
+    return _resume_python_run(assign(content, overrides), file, data_dir, arguments)
 
 
 def backbones() -> dict[str, type[models.Backbone]]:
@@ -187,11 +180,10 @@ def backbones() -> dict[str, type[models.Backbone]]:
 def _resume_python_run(content: dict[str, Any], file: Path, data_dir: Any, arguments: dict[str, Any]) -> Trainer:
     """The trainer of a run that was begun in Python, where the configuration says enough."""
     learner, spec, training = (content.get(key) for key in ("learner", "source", "training"))
-    told = all(isinstance(part, dict) for part in (learner, spec, training)) and bool(spec)
-    # A function is recorded by its dotted name: only the script that has it can go on.
-    own = [key for key in ("optimizer", "schedule") if told and "." in str((training or {}).get(key))]
+    told = all(isinstance(part, dict) for part in (learner, spec, training)) and "name_or_path" in (spec or {})
+    own = [key for key in ("optimizer", "schedule") if told and of_a_script((training or {}).get(key))]
     if not told or own:
-        what = f"its {' and '.join(own)} is a function" if own else "its learner or its task source has no description"
+        what = f"its {' and '.join(own)} was made there" if own else "its learner or its task source has no description"
         raise ConfigError(
             f"{file}: this run was begun in Python, and {what}. Go on with it in the script that began it: "
             "Trainer(..., resume=True)"
@@ -263,50 +255,3 @@ def _construct(cls: Any, arguments: dict[str, Any], section: str) -> Any:
         return cls(**arguments)
     except TypeError as error:
         raise ConfigError(f"{section}: {cls.__name__} does not take these arguments: {error}") from error
-
-
-def _read(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"there is no file {path}: check the path; it is relative to {Path.cwd()}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"expected {path} to hold keys and values (learner: ...), got a {type(content).__name__}")
-    return content
-
-
-def _put(content: dict[str, Any], key: str, value: Any) -> None:
-    *sections, last = key.split(".")
-    for section in sections:
-        inner = content.get(section)
-        # `learner: protonet` is short for a section with that name.
-        inner = {} if inner is None else {"name": inner} if isinstance(inner, str) and section != "out" else inner
-        if not isinstance(inner, dict):
-            raise ConfigError(f"{key}: {section!r} holds the value {inner!r}, not keys of its own")
-        content[section] = inner
-        content = inner
-    content[last] = value
-
-
-def _yaml(text: str, where: str) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where}: the value is no YAML: {' '.join(str(error).split())}") from error
-
-
-def _numbers(value: Any) -> Any:
-    """YAML 1.1 takes 1e-3, which has no dot, for a text: here it is the number that people mean."""
-    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
-        return float(value)
-    if isinstance(value, dict):
-        return {key: _numbers(item) for key, item in value.items()}
-    return [_numbers(item) for item in value] if isinstance(value, list) else value

@@ -151,10 +151,18 @@ def depends_on_steps(described: Any) -> bool:
 def describe(choice: Any) -> Any:
     """The choice of an optimizer or a schedule as JSON can say it: tells whether a resumed run has another one."""
     if isinstance(choice, Optimizer):
-        return {"name": type(choice).__name__.lower(), **{k: _plain(v) for k, v in choice.defaults.items()}}
+        options = {k: _plain(v) for k, v in choice.defaults.items()}
+        return {"name": type(choice).__name__.lower(), **options, "instance": True}
     if callable(choice):
         return f"{getattr(choice, '__module__', '?')}.{getattr(choice, '__qualname__', type(choice).__name__)}"
     return {key: _plain(value) for key, value in choice.items()} if isinstance(choice, Mapping) else choice
+
+
+def of_a_script(described: Any) -> bool:
+    """Whether a choice, as `describe` gives it, is a function or an optimizer that only the script can make."""
+    if isinstance(described, Mapping):
+        return bool(described.get("instance"))
+    return isinstance(described, str) and "." in described
 
 
 def _plain(value: Any) -> Any:

@@ -67,7 +67,6 @@ class RunFolder:
                     f"{self.path} holds a run already{self._how_far()}. Go on with it: Trainer(..., resume=True) or "
                     f"kshot train --resume {self.path}. Or choose another name, or remove it: overwrite=True"
                 )
-            self._remove()
         elif content and not self._is_run(content):
             raise RunError(f"there is no run to resume in {self.path} ({', '.join(content[:3])}, ...): check the path")
         try:
@@ -78,6 +77,8 @@ class RunFolder:
                 "choose another place with out="
             ) from error
         self._lock = self._locked()
+        if content and overwrite:
+            self._remove()  # only now that nobody else can be training in it
         checkpoint.clean(self.checkpoints)
         with contextlib.suppress(OSError):
             remove_leftovers(self.path)
@@ -182,7 +183,9 @@ class RunFolder:
             ) from error
 
     def _is_run(self, content: list[str]) -> bool:
-        return "config.yaml" in content or "checkpoints" in content
+        """Whether it holds what only a run leaves: a `config.yaml` alone may be anyone's."""
+        own = (self.checkpoints / ".lock").exists() or bool(checkpoint.steps_in(self.checkpoints))
+        return own or {"config.yaml", "env.json"} <= set(content)
 
     def _how_far(self) -> str:
         steps = checkpoint.steps_in(self.checkpoints)
@@ -190,8 +193,11 @@ class RunFolder:
 
     def _remove(self) -> None:
         try:
-            for name in [*OURS, *(path.name for path in self.path.glob("evaluation-*.json"))]:
-                path = self.path / name
+            names = [name for name in OURS if name != "checkpoints"]
+            paths = [self.path / name for name in names]
+            paths += self.path.glob("evaluation-*.json")
+            paths += [path for path in self.checkpoints.iterdir() if path.name != ".lock"]  # which is held
+            for path in paths:
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
                 elif path.exists() or path.is_symlink():

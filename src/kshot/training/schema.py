@@ -146,8 +146,14 @@ def _in_words(problem: Any, model: type[BaseModel]) -> str:
     if problem["type"] == "extra_forbidden":
         return f"unknown key {name}. {suggest(path[-1], _keys(model, path[:-1]))}"
     if problem["type"] == "missing":
-        examples = {"learner": "{name: protonet}", "data": "{name: omniglot, way: 5, shot: 1}", "name": "protonet"}
-        return f"the key {name} is missing. For example: {path[-1]}: {examples.get(path[-1], '...')}"
+        examples = {
+            "learner": "{name: protonet}",
+            "learner.name": "protonet",
+            "backbone.name": "conv4",
+            "data": "{name: omniglot, way: 5, shot: 1}",
+            "data.name": "omniglot",
+        }
+        return f"the key {name} is missing. For example: {path[-1]}: {examples.get(name, '...')}"
     return f"{name}: expected {_wanted(problem)}, got {problem['input']!r}"
 
 

@@ -86,12 +86,16 @@ class OuterStep:
         """
         self.optimizer.zero_grad(set_to_none=True)
         loss, examples = 0.0, 0
-        for episodes in parts:
-            examples += count_examples(episodes)
-            for chunk in episodes.widen(self.learner.way).chunks(self.chunk):
-                loss += self._backward(chunk, tasks)
-        lr = float(self.optimizer.param_groups[0]["lr"])
-        norm = self._move()
+        try:
+            for episodes in parts:
+                examples += count_examples(episodes)
+                for chunk in episodes.widen(self.learner.way).chunks(self.chunk):
+                    loss += self._backward(chunk, tasks)
+            lr = float(self.optimizer.param_groups[0]["lr"])
+            norm = self._move()
+        except DivergedError:
+            norms.forget(self.learner)
+            raise
         norms.commit(self.learner)
         return StepResult(loss, norm, lr, tasks, examples)
 

@@ -9,7 +9,7 @@ import torch
 from kshot import engine, metrics
 from kshot.engine import FeatureCache
 from kshot.errors import UnsupportedError
-from kshot.learners.base import Learner
+from kshot.learners.base import Learner, evaluating
 from kshot.metrics import Interval
 from kshot.tasks.split import TaskSplit
 
@@ -38,18 +38,14 @@ def validate(
     mode = "vmap" if mode == "compile" else mode
     size = max(1, min(256, EXAMPLES_AT_ONCE // max(1, split.support_size + split.query_size), chunk or tasks))
     device = next((p.device for p in learner.parameters()), torch.device("cpu"))
-    training = learner.training
-    learner.eval()
     scores = []
-    try:
+    with evaluating(learner):
         cache = FeatureCache(learner)
         for first in range(0, tasks, size):
             count = min(size, tasks - first)
             episodes = split.sample(count, seed=seed, first=first, device=None if device.type == "cpu" else device)
             outputs = engine.predict_queries(learner, episodes, mode, cache=cache)
             scores.append(metrics.score(outputs, episodes.query).cpu())
-    finally:
-        learner.train(training)
     values = torch.cat(scores)
     if not bool(torch.isfinite(values).all()):
         return Interval(float(values.mean()), math.inf, len(values))
