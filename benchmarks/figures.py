@@ -84,7 +84,7 @@ def row(
     return {
         "figure": what + (" (transductive)" if transductive else ""),
         "target": target,
-        "measured": round(measured, 3),
+        "measured": round(measured, 4),
         "half_width": None if score is None else round(scale * score.half_width, 3),
         "reached": measured >= target if metric == "accuracy" else measured <= target,
     }

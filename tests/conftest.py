@@ -70,6 +70,18 @@ def pytest_configure(config: pytest.Config) -> None:
         torch.set_num_threads(min(2, os.cpu_count() or 1))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> None:
+    """The same numbers in every run, for what a module makes when it is imported..."""
+    torch.manual_seed(12345)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """... and for a test, whichever ran before it. Both are about tests: kshot itself draws from seeds of its own."""
+    torch.manual_seed(12345)
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     home = config.stash.get(_HOME, None)
     if home:

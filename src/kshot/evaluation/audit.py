@@ -26,6 +26,10 @@ from kshot.metrics import Interval, difference, interval, paired_difference
 from kshot.tasks.source import TaskSource
 from kshot.tasks.split import TaskSplit
 
+SURE = 3.29 / 1.96
+"""Half-widths of a 95% interval that make one of 99.9%: an alarm has to be rare where nothing is wrong, and of two probes
+at 95% one in twenty would ring."""
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -203,8 +207,8 @@ def memorisation(
     guess = chance(split)
     permuted = score_tasks(learner, split, tasks, change=permute_labels, **arguments)
     follow = paired_difference(usual, permuted)
-    ignored = not (without.low <= guess or without.mean <= guess + 0.01)
-    followed = follow.low <= 0 or follow.mean <= 0.01
+    ignored = without.mean - max(SURE * without.half_width, 0.01) > guess
+    followed = follow.mean - max(SURE * follow.half_width, 0.01) <= 0
     return [
         Probe(
             "no support",
