@@ -27,8 +27,8 @@ from kshot.tasks.source import TaskSource
 from kshot.tasks.split import TaskSplit
 
 SURE = 3.29 / 1.96
-"""Half-widths of a 95% interval that make one of 99.9%: an alarm has to be rare where nothing is wrong, and of two probes
-at 95% one in twenty would ring."""
+"""Half-widths of a 95% interval that make one of 99.9%: an alarm has to be rare where nothing is wrong, and of two
+probes at 95% one in twenty would ring."""
 
 
 @dataclass(frozen=True)
