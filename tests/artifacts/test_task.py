@@ -110,7 +110,7 @@ def test_the_learner_may_be_given(task, tmp_path, protonet):
         artifacts.load_adapted(path)
     assert str(info.value) == (
         f"{path} belongs to a ProtoNet which is not found: it is no longer at {tmp_path / 'learner'}. Say where it is: "
-        "--run FOLDER, or load_adapted(path, run=...)"
+        "--run FOLDER, or run=FOLDER in Python"
     )
     assert artifacts.load_adapted(path, run=tmp_path / "elsewhere").labels == ["right", "up"]
     assert artifacts.load_adapted(path, run=protonet).learner is protonet

@@ -75,7 +75,13 @@ def test_evaluate_on_the_own_test_classes(kshot: Kshot, trained: Path) -> None:
     assert found["settings"]["tasks"] == "test, 2-way 1-shot, 3 queries a class"
     again = kshot("evaluate", trained / "run", "--data", trained / "images", "--tasks", 6, "--no-baselines", "--json")
     assert json.loads(again.stdout)["mean"] == found["mean"], "the path of its own data means the same"
-    assert (trained / "run" / "evaluation-images-2way-1shot.json").is_file()
+    kept = trained / "run" / "evaluation-images-2way-1shot.json"
+    assert json.loads(kept.read_text())["n"] == 6
+    kshot("evaluate", trained / "run", "--tasks", 3, "--no-baselines")
+    assert json.loads(kept.read_text())["n"] == 6, "a quick look does not cost the result of hours"
+    assert json.loads(kept.with_name("evaluation-images-2way-1shot-2.json").read_text())["n"] == 3
+    kshot("evaluate", trained / "run", "--tasks", 6, "--no-baselines")
+    assert not kept.with_name("evaluation-images-2way-1shot-3.json").exists(), "the same again is the same"
 
 
 def test_evaluate_on_other_data(kshot: Kshot, trained: Path, tmp_path: Path) -> None:
@@ -98,7 +104,9 @@ def test_seen_classes_are_refused(kshot: Kshot, trained: Path, tmp_path: Path) -
 
 
 def test_evaluate_under_stress_beside_baselines(kshot: Kshot, trained: Path) -> None:
-    found = json.loads(kshot("evaluate", trained / "run", "--tasks", 4, "--stress", "--json").stdout)
+    result = kshot("evaluate", trained / "run", "--tasks", 4, "--stress", "--json")
+    assert "use whichever is cheaper" in result.stderr or "se the learner" in result.stderr or "Do not" in result.stderr
+    found = json.loads(result.stdout)
     assert set(found["baselines"]) == {"fine_tuned", "linear_probe", "nearest_centroid", "from_scratch"}
     assert found["stress"]["conditions"]
 
@@ -108,6 +116,18 @@ def test_report(kshot: Kshot, trained: Path) -> None:
     assert f"Report: {trained / 'run' / 'report.html'}" in result.stdout
     assert "<html" in (trained / "run" / "report.html").read_text()
     json.loads((trained / "run" / "report.json").read_text())
+
+
+def test_a_report_that_cannot_be_kept_is_not_begun(kshot: Kshot, trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = kshot("report", trained / "run", "--tasks", 6, "--out", tmp_path / "file" / "report.html", code=1)
+    assert "report.html cannot be written" in result.stderr
+    assert "%" not in result.stderr, "nothing was measured"
+
+
+def test_digits_are_for_evaluating(kshot: Kshot) -> None:
+    result = kshot("train", "--data", "digits", code=1)
+    assert "only test classes: they are for evaluating: kshot evaluate RUN --data" in result.stderr
 
 
 def test_a_run_folder_is_never_overwritten_by_itself(kshot: Kshot, trained: Path) -> None:
@@ -196,8 +216,8 @@ def test_a_corrupt_image_in_training(kshot: Kshot, images: Path) -> None:
     (images / "class03" / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     result = kshot("train", "--data", images, *TINY, *QUICK, "--steps", 1, code=1)
     assert "torn.png" in result.stderr
-    result = kshot("train", "--data", images, *TINY, *QUICK, "--steps", 1, "--skip-bad")
-    assert "Left out 1 file that cannot be decoded: " in result.stdout
+    result = kshot("train", "--data", images, *TINY, *QUICK, "--steps", 1, "--skip-bad", "--json")
+    assert json.loads(result.stdout)["bad_files"] == ["class03/torn.png"]
 
 
 def test_a_csv(kshot: Kshot, tmp_path: Path) -> None:
@@ -208,3 +228,25 @@ def test_a_csv(kshot: Kshot, tmp_path: Path) -> None:
     assert "ProtoNet on 4 unseen tasks of table" in found
     result = kshot("adapt", "run", "--support", tmp_path / "table.csv")
     assert "ProtoNet adapted to 9 classes" in result.stdout
+
+
+def test_data_of_another_kind(kshot: Kshot, trained: Path, tmp_path: Path) -> None:
+    rows = [f"{c + 0.01 * i},{-c},kind{c:02d}" for c in range(9) for i in range(8)]
+    table = tmp_path / "table.csv"
+    table.write_text("width,height,label\n" + "\n".join(rows))
+    kshot("train", "--data", table, "--way", 2, "--query", 3, "--steps", 2, "--out", "run", *QUICK[:4])
+    reads = "this learner was trained on tables with the columns width, height"
+    assert f"is a folder, but {reads}" in kshot("adapt", "run", "--support", trained / "images", code=1).stderr
+    wrong = kshot("adapt", trained / "run", "--support", table, code=1).stderr
+    assert "table.csv is a table, but this learner was trained on images: expected a folder" in wrong
+    wrong = kshot("evaluate", "run", "--data", trained / "images", code=2).stderr
+    assert "images holds images, but the learner was trained on tables with the columns width, height" in wrong
+    wrong = kshot("evaluate", trained / "run", "--data", table, code=2).stderr
+    assert "table.csv is a table, but the learner was trained on images" in wrong
+    kshot("adapt", "run", "--support", table, "--out", "task.safetensors")
+    picture = next((trained / "images").rglob("*.png"))
+    assert f"is no table, but {reads}" in kshot("predict", "task.safetensors", picture, code=1).stderr
+    table.write_text("width,height,label\n1,nan,a\n2,3,b\n")
+    gap = kshot("adapt", "run", "--support", table, code=1).stderr
+    assert "a value is missing in line 2, column 'height'" in gap
+    assert "it is 'nan'. Fill it in; or train with the option missing='mean' (--set data.options.missing=mean)" in gap

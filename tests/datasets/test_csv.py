@@ -120,7 +120,7 @@ def test_a_learners_transform_reads_another_table(tmp_path: Path):
         read_support(write(tmp_path, "colour,label,height\ngreen,new,7\n", "odd.csv"), transform)
     with pytest.raises(DataError, match=r"has no column 'height'\. Did you mean 'heigth'\?"):
         read_support(write(tmp_path, "colour,label,heigth\nred,new,7\n", "odd.csv"), transform)
-    with pytest.raises(ConfigError, match="csv holds a table, but the transform given is a ImageTransform"):
+    with pytest.raises(ConfigError, match=r"\.csv is a table, but the learner was trained on images: give it"):
         datasets.load(path, transform=ImageTransform())
 
 

@@ -128,7 +128,7 @@ def test_a_learners_transform_reads_the_images(make_folder: MakeFolder):
         assert dataset.transform == transform
         assert dataset.test.x.shape == (30, 1, 10, 10)
         assert datasets.load(**json.loads(json.dumps(dataset.spec))).transform == transform
-    with pytest.raises(ConfigError, match="folder holds images, but the transform given is a IdentityTransform"):
+    with pytest.raises(ConfigError, match="holds images, but the learner was trained on arrays, not files: give"):
         datasets.load(make_folder(TEN), transform=IdentityTransform())
 
 

@@ -160,7 +160,8 @@ def test_too_few_classes_say_what_to_do():
         split_classes(["a", "b"], what="my_images", hint="Or do something else.")
     assert str(error.value) == (
         "my_images has 2 classes: too few for disjoint train, val and test splits of at least 2 classes each (6 in "
-        "all). Add classes, or give split='all' to evaluate a trained learner on all of them. Or do something else."
+        "all). Add classes, or use all of them to evaluate a learner that was trained on other data: kshot evaluate "
+        "RUN --data, or split='all' in Python. Or do something else."
     )
     with pytest.raises(TooFewClassesError, match="ask for a way of at most 3"):
         split_classes([str(i) for i in range(11)], at_least=5)

@@ -118,3 +118,17 @@ print([module for module in {heavy} if module in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_files_that_are_not_the_published_ones_are_named(tmp_path: Path):
+    folder = tmp_path / "omniglot"
+    folder.mkdir()
+    assert datasets.unpublished("omniglot", tmp_path) == {}
+    (folder / "images_background.zip").write_bytes(b"something else")
+    found = datasets.unpublished("omniglot", tmp_path)
+    assert list(found) == [str(folder / "images_background.zip")]
+    assert (
+        "expected the md5 checksum 68d2efa1b9178cc56df9314c21c6e718, got "
+        in found[str(folder / "images_background.zip")]
+    )
+    assert datasets.unpublished("glyphs", tmp_path) == {}

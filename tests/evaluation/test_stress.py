@@ -114,14 +114,18 @@ def test_stress_on_images(image_learner, places):
     assert worst.loss.mean == pytest.approx(found.clean.mean - worst.score.mean)
     assert worst.loss.mean > 0.1
     assert len(found.evaluation_seeds) == 3
-    assert "Over 3 tasks of other seeds" in str(found)
+    assert "Over 3 draws of 30 tasks" in str(found)
     json.dumps(found.to_dict(), allow_nan=False)
 
 
 def test_stress_on_tables_and_functions(trained, clouds, regressor, sinusoids):
     found = stress(trained, clouds.test, tasks=30, seeds=2)
-    imbalance = [c for c in found.conditions if c.name.startswith("imbalance at 3 shots")]
-    assert [c.level for c in imbalance] == [2, 5]
+    imbalance = [c for c in found.conditions if c.name.startswith("imbalance, 3 shots")]
+    assert [c.level for c in imbalance] == [1, 2, 5]
+    assert imbalance[0].loss.mean == 0, "the even one, that the others are worse than"
+    for condition in imbalance[1:]:
+        assert condition.loss.mean == pytest.approx(imbalance[0].score.mean - condition.score.mean)
+    assert "how much worse it is than ratio 1" in str(found)
     found = stress(regressor, sinusoids.test, tasks=30, seeds=2)
     assert [c.level for c in found.conditions] == [0.1, 0.25, 0.5]
     assert {c.name for c in found.conditions} == {"noise on the support targets"}
@@ -129,7 +133,7 @@ def test_stress_on_tables_and_functions(trained, clouds, regressor, sinusoids):
 
 def test_classes_too_small_for_imbalance(image_learner, places):
     few = stress(image_learner, places.test.replace(shot=5), tasks=5, seeds=1)
-    assert "imbalance left out: it needs classes with 10 examples for the support" in few.notes[0]
+    assert "imbalance left out: it needs classes with 10 examples for the support" in few.notes[-1]
 
 
 def test_other_training_seeds(trained, clouds, tmp_path):
@@ -137,4 +141,4 @@ def test_other_training_seeds(trained, clouds, tmp_path):
     other.save_pretrained(tmp_path / "other")
     found = stress(trained, clouds.test, tasks=20, seeds=1, runs=[str(tmp_path / "other")])
     assert len(found.training_seeds) == 2
-    assert "Over 2 runs of other seeds" in str(found)
+    assert "Over 2 runs of different training seeds" in str(found)

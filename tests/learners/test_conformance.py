@@ -103,3 +103,16 @@ def test_the_suite_finds_what_is_wrong(cls, name):
 def test_check_learner_names_the_check():
     with pytest.raises(AssertionError, match="OrderDependent-classification-support order"):
         testing.check_learner(lambda: OrderDependent(models.MLP(8, hidden=(16,))))
+
+
+class Ragged(kshot.ProtoNet):
+    """Picks the real examples, as many as there are: shapes that depend on values."""
+
+    def adapt(self, support):
+        y = support.y[support.mask]
+        return {"prototypes": torch.stack([support.x[support.mask][y == k].mean(0) for k in range(support.way)])}
+
+
+def test_what_an_engine_mode_cannot_run_is_explained():
+    with pytest.raises(AssertionError, match="whose shapes do not depend on values .*declares modes"):
+        testing.check_learner(lambda: Ragged(models.MLP(8, hidden=(16,))))

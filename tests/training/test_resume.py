@@ -164,7 +164,7 @@ def test_a_run_that_cannot_be_written_over(tmp_path: Path) -> None:
         fit(protonet(), gaussians(), out=out)
     assert str(caught.value) == (
         f"{out} holds a run already, at step 4. Go on with it: Trainer(..., resume=True) or kshot train --resume "
-        f"{out}. Or choose another name, or remove it: overwrite=True"
+        f"{out}. Or choose another name, or remove it first (--overwrite, overwrite=True)"
     )
     (out / "notes.txt").write_text("mine")
     assert fit(protonet(), gaussians(), out=out, overwrite=True).steps == 6
@@ -190,7 +190,8 @@ def test_a_folder_of_other_things(tmp_path: Path) -> None:
     [
         (
             {"lr": 0.5},
-            "this one has lr=0.5 (was 0.001). Give the same as before, or start another run with another out=",
+            "this one has lr=0.5 (was 0.001). Give the same as before, or start another run in another folder "
+            "(--out, out=)",
         ),
         ({"seed": 4, "meta_batch": 8}, "this one has meta_batch=8 (was 4), seed=4 (was 0)."),
         ({"mode": "loop"}, 'this one has mode="loop" (was "native").'),
@@ -200,7 +201,7 @@ def test_a_folder_of_other_things(tmp_path: Path) -> None:
             "begun with steps=6, over which its cosine schedule is laid: its learning rate has come down to nothing by",
         ),
         ({"steps": 3, "schedule": "constant"}, 'this one has schedule="constant" (was "cosine").'),
-        ({"val_every": 3}, "val_every=3 (was 1)"),
+        ({"val_every": 2}, "val_every=2 (was 3)"),
     ],
 )
 def test_another_run_is_not_resumed(tmp_path: Path, options: dict[str, Any], message: str) -> None:

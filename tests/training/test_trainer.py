@@ -314,6 +314,11 @@ def test_rows_of_metrics(tmp_path: Any) -> None:
     assert table[3].startswith(f"3,{rows[2]['loss']},")
 
 
+def test_a_short_run_validates_on_no_more_tasks_than_it_trains_on() -> None:
+    result = fit(protonet(), gaussians(), steps=60, meta_batch=4, val_tasks=80, val_every=None)
+    assert sum("val" in row for row in result.history) == 3
+
+
 def test_a_long_run_has_about_200_rows_and_20_validations() -> None:
     settings = kshot.Trainer(protonet(), gaussians(), steps=70_000).settings
     assert settings.val_every == settings.save_every == 3500

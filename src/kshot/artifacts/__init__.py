@@ -4,7 +4,7 @@ What is written is there as a whole or not at all (`atomic_file`, `atomic_folder
 its keys, its digest.
 """
 
-from kshot.artifacts.atomic import atomic_file, atomic_folder, remove_leftovers
+from kshot.artifacts.atomic import atomic_file, atomic_folder, check_place, remove_leftovers
 from kshot.artifacts.learner import (
     FORMAT,
     digest,
@@ -22,6 +22,7 @@ __all__ = [
     "FORMAT",
     "atomic_file",
     "atomic_folder",
+    "check_place",
     "digest",
     "find_learner",
     "flatten",

@@ -46,6 +46,17 @@ def atomic_file(path: str | Path, data: bytes | str | Callable[[Path], object], 
     return path
 
 
+def check_place(path: str | Path) -> None:
+    """Whether a file can be written at `path`, before the work is done that it is to hold.
+
+    Raises:
+        RunError: the disk is full, or there is no permission.
+    """
+    path = Path(path)
+    with _explained(path, ""), _temporary(path) as temporary:
+        temporary.write_bytes(b"")
+
+
 @contextlib.contextmanager
 def atomic_folder(path: str | Path, *, kept: str = "") -> Iterator[Path]:
     """A temporary folder to write into, which becomes `path` when the block ends without an exception.

@@ -114,8 +114,7 @@ def _load_learner(path: Path, run: str | Path | Learner | None, places: list[str
     where = f"it is no longer at {places[0]}" if places else "it had not been saved when the task was"
     advice = "Say where it is" if places else "Save it (learner.save_pretrained) and say where it is"
     raise ArtifactError(
-        f"{path} belongs to a {name} which is not found: {where}. {advice}: --run FOLDER, or load_adapted(path, "
-        "run=...)"
+        f"{path} belongs to a {name} which is not found: {where}. {advice}: --run FOLDER, or run=FOLDER in Python"
     )
 
 

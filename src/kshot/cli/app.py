@@ -21,7 +21,8 @@ app = typer.Typer(
         "kshot predict task.safetensors photo.jpg",
     )
     + "\n\nAny option may come from the environment: KSHOT_EVALUATE_TASKS=200 is `kshot evaluate --tasks 200`. "
-    "KSHOT_DATA is where datasets lie, KSHOT_CACHE where decoded ones do; KSHOT_DEBUG=1 shows tracebacks.",
+    "KSHOT_DATA is where datasets lie, KSHOT_CACHE where decoded ones do; KSHOT_DEBUG=1 shows tracebacks. "
+    "Exit codes: 2 for a wrong command line or configuration, 1 for any other error, 130 for Ctrl-C.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,  # kshot.cli.handling says what went wrong

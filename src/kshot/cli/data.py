@@ -64,11 +64,17 @@ def get(name: Name, data_dir: DataDir = None, as_json: Json = False) -> None:
     output = Output(as_json)
     with output.alone():
         paths = datasets.get(name, data_dir)
+        other = datasets.unpublished(name, data_dir)
         if paths:
             output.say(f"{name} is there: {', '.join(map(str, paths))}")
+            for path, problem in other.items():
+                output.say(
+                    f"Note: {path} is not the published file ({problem}). It is used as it is: an archive that was "
+                    "packed again differs so. If it is damaged, delete it and run this again."
+                )
         else:
             output.say(f"{name} needs no files.")
-        output.result({"name": name, "files": [str(path) for path in paths]})
+        output.result({"name": name, "files": [str(path) for path in paths], "unpublished": other})
 
 
 def _short(text: str, width: int = 90) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,7 +43,14 @@ def command(
     runs: Annotated[
         list[str] | None, typer.Option(help="With --stress: runs with other seeds, for the spread.")
     ] = None,
-    baselines: Annotated[bool, typer.Option("--baselines/--no-baselines", help="Beside the ordinary methods.")] = True,
+    baselines: Annotated[
+        bool,
+        typer.Option(
+            "--baselines/--no-baselines",
+            help="Beside the ordinary methods. A run's first time trains their conventional network, once, for as many "
+            "examples as the learner saw.",
+        ),
+    ] = True,
     allow_seen: Annotated[
         bool, typer.Option("--allow-seen", help="Score classes that the learner has seen, too, and say so.")
     ] = False,
@@ -56,7 +64,7 @@ def command(
     with output.alone(), progress() as report:
         from kshot.artifacts import from_pretrained
         from kshot.cli.splits import unseen_tasks
-        from kshot.evaluation import evaluate, unseen_split
+        from kshot.evaluation import evaluate, recommend, unseen_split
         from kshot.evaluation import stress as run_stress
 
         learner = from_pretrained(run)
@@ -74,6 +82,8 @@ def command(
             progress=report,
         )
         output.say(str(found))
+        if found.baselines:
+            output.say(recommend(list(found.baselines.values()), found.metric))
         result = found.to_dict()
         if stress:
             tested, _ = unseen_split(learner, split, allow_seen=allow_seen)
@@ -87,7 +97,10 @@ def command(
 
 
 def keep(run: str, split: TaskSplit, result: dict[str, Any]) -> Path | None:
-    """Writes an evaluation into its run, as `evaluation-DATA-WAYway-SHOTshot.json`; None where there is no run."""
+    """Writes an evaluation into its run, as `evaluation-DATA-WAYway-SHOTshot.json`; None where there is no run.
+
+    One that was asked for differently (fewer tasks, without baselines) is never written over: the new one is numbered.
+    """
     from kshot.cli.state import write_json
 
     folder = Path(run)
@@ -95,9 +108,24 @@ def keep(run: str, split: TaskSplit, result: dict[str, Any]) -> Path | None:
         return None
     name = "".join(c if c.isalnum() or c in "-_" else "_" for c in split.source.name)
     tasks = f"{split.way}way-{split.shot}shot" if split.way else f"{split.shot}points"
-    path = folder / f"evaluation-{name}-{tasks}.json"
+    stem, number = f"evaluation-{name}-{tasks}", 1
+    path = folder / f"{stem}.json"
+    while path.exists() and _asked(path.read_text(encoding="utf-8")) != _asked(json.dumps(result)):
+        number += 1
+        path = folder / f"{stem}-{number}.json"
     write_json(path, result)
     return path
+
+
+def _asked(text: str) -> Any:
+    """What an evaluation, in JSON, was asked for: the same again gives the same."""
+    try:
+        result = json.loads(text)
+    except ValueError:
+        return None
+    if not isinstance(result, dict):
+        return None
+    return result.get("settings"), result.get("n"), sorted(result.get("baselines", ())), "stress" in result
 
 
 def place(device: str | None) -> str | None:

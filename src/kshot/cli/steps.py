@@ -205,7 +205,8 @@ def write_report(context: Context) -> Outcome:
             with_stress=context.project.report.stress,
             progress=report,
         )
-    return Outcome({"html": str(written.html)}, f"open {written.html}", ["report.html", "report.json"])
+    advice = f"{written.audit.recommendation} " if written.audit is not None else ""
+    return Outcome({"html": str(written.html)}, f"{advice}Open {written.html}", ["report.html", "report.json"])
 
 
 STEPS = (

@@ -61,6 +61,7 @@ def command(
     output = Output(as_json)
     with output.alone():
         flags: dict[str, Any] = {}
+        bad: list[str] = []
         named = {
             "learner.name": learner,
             "backbone.name": backbone,
@@ -87,7 +88,7 @@ def command(
             resolved = resolve(config, flags, sets, resume=resume)
             run_folder = resolved["out"]
             context.meta[RESUME] = f"kshot train --resume {run_folder}"
-            result = train(resolved, output, resume=resume, overwrite=overwrite)
+            result, bad = train(resolved, output, resume=resume, overwrite=overwrite)
         val = None if result.val is None else result.val.to_dict()
         if val is not None:
             output.say(f"Selected on val tasks: step {result.best_step} of {result.steps}.")
@@ -101,12 +102,18 @@ def command(
                 "seconds": result.seconds,
                 "examples": result.examples,
                 "mode": result.mode,
+                "bad_files": bad,
             }
         )
 
 
-def train(config: dict[str, Any], output: Output, *, resume: bool = False, overwrite: bool = False) -> TrainResult:
+def train(
+    config: dict[str, Any], output: Output, *, resume: bool = False, overwrite: bool = False
+) -> tuple[TrainResult, list[str]]:
     """Checks and prints a configuration, builds what it describes, and trains it.
+
+    Returns:
+        What came of it, and the files of the data that were left out, since they cannot be decoded.
 
     Raises:
         KshotError: whatever is wrong with the configuration, the data or the run folder.
@@ -118,15 +125,11 @@ def train(config: dict[str, Any], output: Output, *, resume: bool = False, overw
 
     checked = parse_config(config)
     source = build_source(checked)
-    bad = source.info.get("bad_files") or []
-    if bad:
-        files = "1 file" if len(bad) == 1 else f"{len(bad)} files"
-        output.say(f"Left out {files} that cannot be decoded: {', '.join(bad[:5])}")
     learner = build_learner(checked, source)
     trainer = build_trainer(checked, learner, source, resume=resume, overwrite=overwrite)
     full = fill_in(checked, source).to_dict()
     output.say(yaml.safe_dump(full, sort_keys=False, allow_unicode=True, width=100).rstrip())
-    return trainer.fit()
+    return trainer.fit(), list(source.info.get("bad_files") or [])
 
 
 def begun_in_python(run: Path) -> bool:

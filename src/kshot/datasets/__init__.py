@@ -8,7 +8,7 @@ from __future__ import annotations
 from kshot.datasets.dataset import Dataset
 from kshot.datasets.pool import Pool
 from kshot.datasets.reading import read_examples, read_images, read_support
-from kshot.datasets.registry import entry, find, get, info, load, names, register, resolve_data_dir
+from kshot.datasets.registry import entry, find, get, info, load, names, register, resolve_data_dir, unpublished
 from kshot.datasets.splits import check_disjoint, split_classes
 from kshot.datasets.transform import (
     Column,
@@ -41,4 +41,5 @@ __all__ = [
     "resolve_data_dir",
     "split_classes",
     "transform_from_dict",
+    "unpublished",
 ]

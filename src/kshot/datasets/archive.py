@@ -64,7 +64,7 @@ def open_tree(path: str | Path) -> Tree:
     if path.is_dir():
         return FolderTree(path)
     if not path.exists():
-        raise DatasetNotFoundError(f"there is no file or folder {path}")
+        raise DatasetNotFoundError(f"there is no file or folder {path}: check the path; it is relative to {Path.cwd()}")
     return ZipTree(path)
 
 
@@ -161,7 +161,11 @@ class ZipTree:
         except RuntimeError as error:  # encrypted
             raise DataError(f"{name} in {self._path} cannot be read: {error}") from error
         except Exception as error:  # the decompressors raise their own errors, zlib.error and LZMAError among them
-            raise DataError(f"{name} in {self._path} is damaged: {error}") from error
+            why = str(error).partition(" for file ")[0]  # zipfile's own message names the file once more
+            raise DataError(
+                f"{name} in {self._path} is damaged ({why}). Get the archive again, or leave unreadable files out with "
+                "skip_bad=True (--skip-bad)"
+            ) from error
 
     def fingerprint(self) -> list[list[object]]:
         status = self._path.stat()

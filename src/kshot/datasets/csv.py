@@ -97,7 +97,8 @@ class Table:
         if _is_missing(text):
             if mean is None:
                 raise DataError(
-                    f"a value is missing in {where}. Fill it in, or give missing='mean' to put the column's mean there"
+                    f"a value is missing in {where}: it is {text!r}. Fill it in; or train with the option "
+                    "missing='mean' (--set data.options.missing=mean), which puts the column's mean there"
                 )
             return mean
         if known is not None:
@@ -106,7 +107,7 @@ class Table:
             return float(text == column.value)
         number = _number(text)
         if number is None or not math.isfinite(number):
-            raise DataError(f"expected a finite number in {where}, got {text!r}")
+            raise DataError(f"expected a finite number in {where}, got {text!r}: correct it, or leave the row out")
         return number
 
 
@@ -148,7 +149,10 @@ def load(
         raise ConfigError(f"expected split to be 'auto' or 'all', got {split!r}")
     given = as_transform(transform)
     if given is not None and not isinstance(given, TableTransform):
-        raise ConfigError(f"csv holds a table, but the transform given is a {type(given).__name__}")
+        raise ConfigError(
+            f"{path} is a table, but the learner was trained on {given.reads}: give it data of that kind (images: a "
+            "folder or zip with a subfolder per class), or use a learner of tables"
+        )
     table = read_table(path, label=label, drop=drop)
     names = sorted(set(table.labels))
     if split == "all":

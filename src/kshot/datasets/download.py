@@ -51,6 +51,12 @@ class RemoteFile:
         was packed again has another checksum and the same content."""
         return any((folder / name).exists() for name in (self.name, *self.instead))
 
+    def unpublished(self, folder: Path) -> str | None:
+        """How the file in the folder differs from the published one, in words; None where it does not, where it is not
+        there, and where something else serves instead of it."""
+        path = folder / self.name
+        return _checksum_problem(self, path) if path.is_file() else None
+
 
 def fetch(
     files: Sequence[RemoteFile], folder: Path, *, progress: Progress | None = None, wait: float = 1.0

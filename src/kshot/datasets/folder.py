@@ -59,7 +59,7 @@ def load(
         DataError: no images, or no subfolders.
     """
     _check_split(split)
-    given = image_transform(transform, "folder")
+    given = image_transform(transform, str(path))
     height, width = (size, size) if isinstance(size, int) else size
     reading = given or ImageTransform((height, width), channels, polarity=polarity, fit=fit)
     with open_tree(path) as tree:
@@ -85,8 +85,8 @@ def image_transform(transform: Transform | Mapping[str, Any] | None, name: str) 
     given = as_transform(transform)
     if given is not None and not isinstance(given, ImageTransform):
         raise ConfigError(
-            f"{name} holds images, but the transform given is a {type(given).__name__}: the learner it belongs to was "
-            "trained on another kind of data"
+            f"{name} holds images, but the learner was trained on {given.reads}: give it data of that kind, or use a "
+            "learner of images"
         )
     return given
 

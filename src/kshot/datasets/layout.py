@@ -49,7 +49,10 @@ def read_layout(names: list[str], where: str | Path) -> Layout:
     if not images:
         kinds = sorted({Path(name).suffix or "none" for name in names})[:5]
         found = f"{len(names)} other files ({', '.join(kinds)})" if names else "nothing"
-        raise DataError(f"expected images in {where}, in a subfolder per class, got {found}")
+        raise DataError(
+            f"expected images in {where}, in a subfolder per class, got {found}. Put the images of each class into "
+            "a folder that is called like the class"
+        )
     filed = sorted((name for name in images if "/" in name), key=lambda name: (class_of(name), name))
     if not filed:
         raise DataError(

@@ -115,7 +115,10 @@ def _characters(folder: Path, transform: ImageTransform, skip_bad: bool) -> tupl
             character = "/".join(class_of(name).split("/")[-2:])
             count[character] = count.get(character, 0) + 1
         if not count:
-            raise DataError(f"expected {which}/<alphabet>/character<NN>/*.png in {path}, got no such file")
+            raise DataError(
+                f"expected {which}/<alphabet>/character<NN>/*.png in {path}, got no such file: it is not the official "
+                "archive. Delete it and run: kshot data get omniglot"
+            )
         parts.append(decoded.x)
         names += list(count)
         counts += list(count.values())

@@ -28,7 +28,9 @@ def open_image(image: Any, name: str) -> Image.Image:
         try:
             image = Image.open(io.BytesIO(image))
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise ImageError(f"{too_large}. Shrink it, or leave it out with skip_bad=True (--skip-bad)") from error
+            raise ImageError(
+                f"{too_large}, got more ({error}). Shrink it, or leave it out with skip_bad=True (--skip-bad)"
+            ) from error
         except UnidentifiedImageError as error:
             raise ImageError(
                 f"{name} is not an image in any format that Pillow reads. Remove it, or leave unreadable files out "

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from kshot.datasets.archive import open_tree
-from kshot.datasets.images import decode, refuse_bad
+from kshot.datasets.images import decode, is_image, refuse_bad
 from kshot.datasets.layout import ordered_images, read_layout
+from kshot.datasets.registry import TABLE_SUFFIXES
 from kshot.datasets.transform import ImageTransform, Transform
 from kshot.errors import DataError, UnsupportedError
 
@@ -32,6 +33,11 @@ def read_support(path: str | Path, transform: Transform, skip_bad: bool = False)
     """
     if not isinstance(transform, ImageTransform):
         return _read_table(path, transform)
+    if is_table(path):
+        raise DataError(
+            f"{path} is a table, but this learner was trained on images: expected a folder, or a zip, with a subfolder "
+            "per class"
+        )
     with open_tree(path) as tree:
         names = tree.names()
         read_layout(names, path)  # raises where there are no classes
@@ -89,6 +95,8 @@ def read_examples(
         return decoded.x, decoded.names
     if not isinstance(transform, TableTransform):
         return read_images(paths, transform), [str(path) for path in paths]
+    for path in paths:
+        _expect_table(path, transform)
     tables = [read_rows(Path(path)) for path in paths]
     names = [f"{table.path}:{line}" for table in tables for line in table.lines]
     return torch.cat([table.encode(transform) for table in tables]), names
@@ -100,5 +108,19 @@ def _read_table(path: str | Path, transform: Transform) -> tuple[Tensor, list[st
 
     if not isinstance(transform, TableTransform):
         raise DataError(f"expected a transform that reads files, got {type(transform).__name__}: give arrays instead")
+    _expect_table(path, transform)
     table = read_table(Path(path))
     return table.encode(transform), table.labels, [f"{path}:{line}" for line in table.lines]
+
+
+def is_table(path: str | Path) -> bool:
+    """Whether a file is called like a table."""
+    return str(path).lower().endswith(TABLE_SUFFIXES)
+
+
+def _expect_table(path: str | Path, transform: Transform) -> None:
+    if Path(path).is_dir() or is_image(str(path)) or str(path).lower().endswith(".zip"):
+        what = "a folder" if Path(path).is_dir() else "no table"
+        raise DataError(
+            f"{path} is {what}, but this learner was trained on {transform.reads}: expected a CSV with them"
+        )

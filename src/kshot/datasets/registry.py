@@ -103,8 +103,8 @@ def entry(name: str) -> Entry:
         importlib.import_module(_BUILT_IN[name])
     if name not in _entries:
         raise DatasetNotFoundError(
-            f"there is no dataset called {name!r}. {suggest(name, names())} The path of a folder with a subfolder per "
-            "class, of a zip of one, or of a CSV file works too"
+            f"there is no dataset called {name!r}. {suggest(name, names())} Where data are loaded, the path of a "
+            "folder with a subfolder per class, of a zip of one, or of a CSV file works too"
         )
     return _entries[name]
 
@@ -162,6 +162,19 @@ def get(name: str, data_dir: str | Path | None = None, *, progress: Progress | N
     """
     found = entry(name)
     return fetch(found.files, resolve_data_dir(data_dir) / name, progress=progress)
+
+
+def unpublished(name: str, data_dir: str | Path | None = None) -> dict[str, str]:
+    """Which files of a dataset lie here but are not the published ones, and how they differ, in words.
+
+    They are used as they are: an archive that was packed again has another checksum and the same content.
+
+    Raises:
+        DatasetNotFoundError: no such dataset.
+    """
+    folder = resolve_data_dir(data_dir) / name
+    found = {str(folder / file.name): file.unpublished(folder) for file in entry(name).files}
+    return {path: problem for path, problem in found.items() if problem is not None}
 
 
 def load(

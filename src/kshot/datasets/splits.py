@@ -63,7 +63,8 @@ def split_classes(
         raise TooFewClassesError(
             f"{what} has {n} class{'' if n == 1 else 'es'}: too few for disjoint train, val and test splits of "
             f"at least {wanted} ({sum(least.values())} in all). Add classes{smaller}, "
-            f"or give split='all' to evaluate a trained learner on all of them.{' ' + hint if hint else ''}"
+            "or use all of them to evaluate a learner that was trained on other data: kshot evaluate RUN --data, or "
+            f"split='all' in Python.{' ' + hint if hint else ''}"
         )
     order = shuffled(names, seed)
     val = max(least["val"], round(fractions[1] * n))

@@ -38,6 +38,11 @@ class Transform(Protocol):
         """Stored examples to float32 network inputs, any leading dimensions."""
         ...
 
+    @property
+    def reads(self) -> str:
+        """What it reads, in words, for an error: `images`, or `tables with the columns ...`."""
+        ...
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able description that `transform_from_dict` takes."""
         ...
@@ -161,6 +166,11 @@ class ImageTransform:
             scaled = scaled.div_(torch.tensor(self.std, device=x.device).view(-1, 1, 1))
         return scaled
 
+    @property
+    def reads(self) -> str:
+        """What it reads, in words."""
+        return "images"
+
     def to_dict(self) -> dict[str, Any]:
         return {"kind": "image", **{k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}}
 
@@ -208,6 +218,13 @@ class TableTransform:
         mean, std = torch.tensor(self.mean, device=x.device), torch.tensor(self.std, device=x.device)
         return (x.to(torch.float32) - mean) / std
 
+    @property
+    def reads(self) -> str:
+        """What it reads, in words."""
+        names = list(dict.fromkeys(column.name for column in self.columns))
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        return f"tables with the columns {', '.join(names[:5])}{more}"
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "kind": "table",
@@ -224,6 +241,11 @@ class IdentityTransform:
 
     def normalise(self, x: Tensor) -> Tensor:
         return x.to(torch.float32)
+
+    @property
+    def reads(self) -> str:
+        """What it reads, in words."""
+        return "arrays, not files"
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": "identity"}

@@ -3,7 +3,7 @@
 Everything that is chosen here is chosen on val tasks; everything that is reported is a function of the seed.
 """
 
-from kshot.evaluation.audit import Audit, Probe, audit
+from kshot.evaluation.audit import Audit, Probe, audit, recommend
 from kshot.evaluation.baselines import BASELINES, Baseline
 from kshot.evaluation.budget import BUDGETS, Budget
 from kshot.evaluation.ceiling import Ceiling, supervised_ceiling
@@ -41,6 +41,7 @@ __all__ = [
     "evaluate",
     "full_report",
     "iter_scores",
+    "recommend",
     "scale",
     "score_tasks",
     "shots_curve",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import kshot
-from kshot.artifacts import atomic_file
+from kshot.artifacts import atomic_file, check_place
 from kshot.engine import FeatureCache
 from kshot.errors import KshotError
 from kshot.evaluation.audit import Audit, audit, cache_for
@@ -113,8 +113,7 @@ def write_report(
     Raises:
         RunError: the disk is full, or there is no permission.
     """
-    out = Path(out)
-    html = out if out.suffix in (".html", ".htm") else out / "report.html"
+    html = _html_path(out)
     name = type(learner).__name__ if learner is not None else evaluation.learner
     report = Report(
         evaluation=evaluation,
@@ -175,6 +174,7 @@ def full_report(
         RunError: the report cannot be written.
     """
     plan = BUDGETS[budget] if isinstance(budget, str) else budget
+    check_place(_html_path(out))  # before hours of measuring
     began = time.perf_counter()
     notes: list[str] = []
     caches: dict[int, FeatureCache] = {}
@@ -278,6 +278,11 @@ def full_report(
         notes=notes,
         seconds=time.perf_counter() - began,
     )
+
+
+def _html_path(out: str | Path) -> Path:
+    out = Path(out)
+    return out if out.suffix in (".html", ".htm") else out / "report.html"
 
 
 def describe(learner: Learner) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from kshot.tasks.split import TaskSplit
 LABEL_NOISE = (0.1, 0.2, 0.4)
 IMBALANCE = (2, 5)
 """Shots of the largest class over those of the smallest."""
+QUERIES = 5
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Stress:
         metric: `"accuracy"` or `"mse"`.
         clean: the score without.
         conditions: what was tried.
-        evaluation_seeds: mean scores on other tasks, by seed.
+        evaluation_seeds: mean scores on as many tasks drawn by other seeds, the first of them by this one.
         training_seeds: scores of other runs of the same configuration, by run.
         notes: what a reader has to know.
     """
@@ -87,8 +88,8 @@ class Stress:
         ]
         lines = columns(rows)
         for what, values in (
-            ("tasks of other seeds", self.evaluation_seeds),
-            ("runs of other seeds", self.training_seeds),
+            (f"draws of {self.clean.n} tasks", self.evaluation_seeds),
+            ("runs of different training seeds", self.training_seeds),
         ):
             if len(values) > 1:
                 spread = interval(list(values.values()))
@@ -124,10 +125,12 @@ def stress(
     """
     metric = "accuracy" if split.kind == "classification" else "mse"
     cache = FeatureCache(learner) if cache is None else cache
-    if split.pool is not None and isinstance(split.options.get("query"), int):
-        split = split.replace(query=min(split.query, 5))  # corrupted queries are in no cache: fewer of them are enough
+    notes = []
+    if split.pool is not None and isinstance(split.options.get("query"), int) and split.query > QUERIES:
+        split = split.replace(query=QUERIES)  # corrupted queries are in no cache: fewer of them are enough
+        notes.append(f"{QUERIES} queries a class, so that a clean score may differ from one with more")
     clean = score_tasks(learner, split, tasks, seed=seed, cache=cache)
-    result = Stress(metric, interval(clean), [])
+    result = Stress(metric, interval(clean), [], notes=notes)
     planned = _conditions(split, seed)
     for done, (name, level, change) in enumerate(planned):
         if progress is not None:
@@ -176,9 +179,13 @@ def _imbalance(learner: Learner, split: TaskSplit, tasks: int, seed: int, cache:
     most, _ = enough
     try:
         even = score_tasks(learner, most, tasks, seed=seed, cache=cache, change=unequal_shots(shots, 1))
-        for ratio in IMBALANCE:
+        for ratio in (1, *IMBALANCE):
             scores = score_tasks(learner, most, tasks, seed=seed, cache=cache, change=unequal_shots(shots, ratio))
-            name = f"imbalance at {shots} shots on average"
+            name = f"imbalance, {shots} shots on average"
             result.conditions.append(Condition(name, ratio, interval(scores), paired_difference(even, scores)))
     except KshotError as error:
         result.notes.append(f"imbalance left out: {error}")
+    else:
+        result.notes.append(
+            "imbalance: the ratio of the largest class to the smallest; how much worse it is than ratio 1"
+        )

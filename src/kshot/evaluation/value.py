@@ -109,11 +109,11 @@ class Value:
                 if math.isfinite(self.break_even)
                 else "never in time: adapting is not faster"
             )
-            rows.append(["paid for itself after", text])
+            rows.append(["paid for itself, in time alone, after", text])
         if self.ceiling is not None:
             rows.append(
                 [
-                    f"ceiling: {self.ceiling.examples:,} labels of the test classes",
+                    f"ceiling: trained on {self.ceiling.examples:,} labels of the test classes",
                     show(self.ceiling.score, self.metric),
                 ]
             )

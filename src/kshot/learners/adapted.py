@@ -126,7 +126,7 @@ def prepare_input(learner: Learner, x: Any, what: str) -> Input:
         if shape is not None and tuple(x.shape[1:]) != shape:
             raise SupportError(
                 f"expected {what} examples of shape [n, {', '.join(map(str, shape))}], got {list(x.shape)}. "
-                "Bring them to the size and channels that it was trained with (kshot.datasets.read_images does)."
+                f"It was trained on {_reads(learner, shape)}"
             )
     if not check_finite(x):
         raise SupportError(f"the {what} examples hold NaN or infinite values: remove or impute them first")
@@ -225,3 +225,14 @@ def adapt(learner: Learner, support: Examples | tuple[Any, Any], **options: Any)
         features = engine.compute_features(learner, examples.x)
         adapted = learner.adapt(examples.replace_x(features), **options)
     return AdaptedModel(learner, adapted, examples.classes, labels)
+
+
+def _reads(learner: Learner, shape: tuple[int, ...]) -> str:
+    if len(shape) == 3:
+        return "images of that size and channels: kshot.datasets.read_images brings others to them"
+    reads = None if learner.transform is None else learner.transform.reads
+    return (
+        reads
+        if reads is not None and reads.startswith("tables")
+        else f"examples of {list(shape)}: give the same features"
+    )

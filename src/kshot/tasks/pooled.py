@@ -98,7 +98,8 @@ class PoolTasks(TaskSplit):
             have += f" of only {self.kins} kinds that may meet in one task (turned copies of a class may not)"
         raise TooFewClassesError(
             f"expected at least way={way} classes in {self.name}, got {have}. "
-            f"Add classes, or use a smaller way here: {self.name}=dict(way={max(self.kins, 2)})"
+            f"Add classes, or use a smaller way: --way {max(self.kins, 2)}, or for these alone "
+            f"{self.name}=dict(way={max(self.kins, 2)})"
         )
 
     def require_examples(self, needed: int, why: str) -> None:

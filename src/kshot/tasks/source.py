@@ -78,9 +78,12 @@ class TaskSource:
 
     def _split(self, name: str) -> TaskSplit:
         if name not in self.splits:
+            only = (
+                "they are for evaluating: kshot evaluate RUN --data" if list(self.splits) == ["test"] else "use others"
+            )
             raise TooFewClassesError(
-                f"{self.name} has no {name} classes, only {' and '.join(self.splits)}: use another split, or load the "
-                "data with other splits"
+                f"{self.name} has no {name} classes, only {' and '.join(self.splits)} classes: {only}; or load data "
+                f"that has {name} classes"
             )
         return self.splits[name]
 

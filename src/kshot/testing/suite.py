@@ -309,7 +309,20 @@ def checks(*learners: type[Learner] | Factory) -> Iterator[tuple[str, Callable[[
             title = type(learner).__name__
         for kind, make in pairs:
             for name, check in CHECKS.items():
-                yield f"{title}-{kind}-{name}", functools.partial(check, make, kind)
+                yield f"{title}-{kind}-{name}", functools.partial(_run, check, make, kind)
+
+
+def _run(check: Check, make: Factory, kind: str) -> None:
+    """A check, with what torch says about a hook that cannot run in it explained."""
+    try:
+        check(make, kind)
+    except RuntimeError as error:
+        raise AssertionError(
+            f"{str(error).strip().splitlines()[0]}. The hooks cannot run in an engine mode that the learner declares: "
+            "they have to be tensor code whose shapes do not depend on values (a product with the mask, or "
+            "torch.where, in place of x[mask]), and to respect support.mask. See 'Your own algorithm' in the docs; a "
+            'learner that cannot do so declares modes = ("loop",)'
+        ) from error
 
 
 def check_learner(*learners: type[Learner] | Factory) -> None:

@@ -164,10 +164,14 @@ def _read(path: Path) -> dict[str, Any]:
     found = document.get("format") if isinstance(document, dict) else None
     if found != FORMAT:
         version = document.get("kshot", "an unknown version") if isinstance(document, dict) else "an unknown version"
-        raise ArtifactError(
-            f"{path} has format {found}, expected {FORMAT}: kshot {version} wrote it, this is {kshot.__version__}. Go "
-            "on with the version that wrote it, or start a new run"
+        same = version == kshot.__version__
+        advice = (
+            f"it says that kshot {version}, this version, wrote it, so it is damaged. {_fall_back(path.parent)}"
+            if same
+            else f"kshot {version} wrote it, this is {kshot.__version__}. Go on with the version that wrote it, or "
+            "start a new run"
         )
+        raise ArtifactError(f"{path} has format {found}, expected {FORMAT}: {advice}")
     missing = sorted(_KEYS - set(document))
     if missing:
         raise ArtifactError(f"{path} lacks {', '.join(missing)}. {_fall_back(path.parent)}")

@@ -65,7 +65,8 @@ class RunFolder:
             if not overwrite:
                 raise RunError(
                     f"{self.path} holds a run already{self._how_far()}. Go on with it: Trainer(..., resume=True) or "
-                    f"kshot train --resume {self.path}. Or choose another name, or remove it: overwrite=True"
+                    f"kshot train --resume {self.path}. Or choose another name, or remove it first "
+                    "(--overwrite, overwrite=True)"
                 )
         elif content and not self._is_run(content):
             raise RunError(f"there is no run to resume in {self.path} ({', '.join(content[:3])}, ...): check the path")
@@ -74,7 +75,7 @@ class RunFolder:
         except OSError as error:
             raise RunError(
                 f"the run folder {self.path} cannot be made ({error.strerror or error}): change the permissions, or "
-                "choose another place with out="
+                "choose another place (--out, out=)"
             ) from error
         self._lock = self._locked()
         if content and overwrite:

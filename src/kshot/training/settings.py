@@ -72,7 +72,9 @@ class Settings:
         check_schedule(given["schedule"], given["steps"], given["warmup"])
         given["optimizer"], given["schedule"] = describe(given["optimizer"]), describe(given["schedule"])
         derived = tuple(name for name in _DERIVED if given.get(name) is None)
-        given["val_every"] = given["val_every"] or max(1, given["steps"] // VALIDATIONS)
+        # In a short run more validations would cost more than the training: no more val tasks than training tasks.
+        seldom = math.ceil(given["val_tasks"] / (given["meta_batch"] * given["accumulate"]))
+        given["val_every"] = given["val_every"] or max(1, given["steps"] // VALIDATIONS, min(seldom, given["steps"]))
         given["save_every"] = given["save_every"] or given["val_every"]
         given["log_every"] = max(1, given["steps"] // ROWS)
         return cls(**given, derived=derived)
@@ -107,7 +109,7 @@ class Settings:
         if differ:
             raise ConfigError(
                 f"a resumed run must be the one that was begun, but this one has {', '.join(differ[:6])}. Give the "
-                "same as before, or start another run with another out="
+                "same as before, or start another run in another folder (--out, out=)"
             )
         if settings.steps != before["steps"] and (depends_on_steps(before["schedule"]) or settings.steps < step):
             raise ConfigError(_why_not(before["steps"], settings.steps, before["schedule"], step))
@@ -117,14 +119,15 @@ class Settings:
 def _why_not(before: int, now: int, schedule: Any, step: int) -> str:
     if now < step:
         return (
-            f"the run has done {step} steps already, it cannot end at steps={now}: start another run, with another out="
+            f"the run has done {step} steps already, it cannot end at steps={now}: start another run in another folder "
+            "(--out, out=)"
         )
     name = schedule["name"] if isinstance(schedule, dict) else schedule
     end = ": its learning rate has come down to nothing by then" if name == "cosine" else ""
     return (
         f"the run was begun with steps={before}, over which its {name} schedule is laid{end}; with steps={now} it "
-        f"would be another run from the first step on. Resume it with steps={before}; or start another run with out= "
-        "elsewhere, from its learner (kshot.Learner.from_pretrained); schedule='constant' can be extended"
+        f"would be another run from the first step on. Resume it with steps={before}; or start another run "
+        "elsewhere (--out, out=), from its learner (kshot.Learner.from_pretrained); schedule='constant' can be extended"
     )
 
 

@@ -81,7 +81,8 @@ class Trainer:
         amp: `"bf16"` or `"fp16"` mixed precision.
         clip: largest norm of the gradient.
         accumulate: meta-batches a step.
-        val_every: steps between validations; by default about 20 in a run.
+        val_every: steps between validations; by default about 20 in a run, and fewer where they would see more
+            tasks than the training does.
         val_tasks: val tasks; the same ones every time.
         patience: stop after that many validations without a better one.
         save_every: steps between checkpoints; `val_every` by default.
