@@ -21,12 +21,21 @@ if TYPE_CHECKING:
     from kshot.learners.adapted import AdaptedModel, adapt
     from kshot.learners.anil import ANIL
     from kshot.learners.base import Learner
+    from kshot.learners.imaml import IMAML
     from kshot.learners.maml import MAML
+    from kshot.learners.matching import MatchingNet
+    from kshot.learners.metacurvature import MetaCurvature
+    from kshot.learners.metasgd import MetaSGD
     from kshot.learners.protonet import ProtoNet
+    from kshot.learners.relation import RelationNet
+    from kshot.learners.reptile import Reptile
+    from kshot.learners.ridge import RidgeNet
+    from kshot.learners.siamese import SiameseNet
     from kshot.training import Trainer
 
 __all__ = [
     "ANIL",
+    "IMAML",
     "MAML",
     "AdaptedModel",
     "Episodes",
@@ -35,7 +44,14 @@ __all__ = [
     "FewShotRegressor",
     "KshotError",
     "Learner",
+    "MatchingNet",
+    "MetaCurvature",
+    "MetaSGD",
     "ProtoNet",
+    "RelationNet",
+    "Reptile",
+    "RidgeNet",
+    "SiameseNet",
     "Trainer",
     "adapt",
     "class_means",
@@ -60,6 +76,14 @@ _HOME = {
     "KshotError": "kshot.errors",
     "Learner": "kshot.learners.base",
     "ProtoNet": "kshot.learners.protonet",
+    "IMAML": "kshot.learners.imaml",
+    "MatchingNet": "kshot.learners.matching",
+    "MetaCurvature": "kshot.learners.metacurvature",
+    "MetaSGD": "kshot.learners.metasgd",
+    "RelationNet": "kshot.learners.relation",
+    "Reptile": "kshot.learners.reptile",
+    "RidgeNet": "kshot.learners.ridge",
+    "SiameseNet": "kshot.learners.siamese",
     "Trainer": "kshot.training",
     "adapt": "kshot.learners.adapted",
     "class_means": "kshot.functional",

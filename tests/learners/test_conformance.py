@@ -8,6 +8,8 @@ import torch
 import kshot
 from kshot import models, testing
 from kshot.learners import all_learners
+from kshot.learners.matching import MatchingNet
+from kshot.learners.relation import RelationNet
 
 
 @testing.parametrize(
@@ -15,6 +17,8 @@ from kshot.learners import all_learners
     lambda: kshot.MAML(models.MLP(8, hidden=(32,)), way=5, inner_lr=0.3, inner_steps=5, order=1),
     lambda: kshot.ANIL(models.MLP(8, hidden=(32,)), way=5, inner_lr=0.3, inner_steps=5, order=1),
     lambda: kshot.ProtoNet(models.MLP(8, hidden=(32,), out_features=16), scale=0.5, symmetric=True),
+    lambda: MatchingNet(models.MLP(8, hidden=(32,), out_features=16), context_steps=2),
+    lambda: RelationNet(models.MLP(8, hidden=(32,), out_features=16), hidden=32, loss="cross_entropy"),
 )
 def test_conformance(check):
     check()

@@ -8,8 +8,16 @@ import pkgutil
 from kshot.learners.adapted import AdaptedModel, adapt
 from kshot.learners.anil import ANIL
 from kshot.learners.base import Learner
+from kshot.learners.imaml import IMAML
 from kshot.learners.maml import MAML
+from kshot.learners.matching import MatchingNet
+from kshot.learners.metacurvature import MetaCurvature
+from kshot.learners.metasgd import MetaSGD
 from kshot.learners.protonet import ProtoNet
+from kshot.learners.relation import RelationNet
+from kshot.learners.reptile import Reptile
+from kshot.learners.ridge import RidgeNet
+from kshot.learners.siamese import SiameseNet
 
 
 def all_learners() -> dict[str, type[Learner]]:
@@ -21,9 +29,25 @@ def all_learners() -> dict[str, type[Learner]]:
     while queue:
         cls = queue.pop()
         queue += cls.__subclasses__()
-        if cls.__module__.startswith(f"{__name__}."):
+        if cls.__module__.startswith(f"{__name__}.") and not cls.__dict__.get("abstract", False):
             found[cls.__name__.lower()] = cls
     return dict(sorted(found.items()))
 
 
-__all__ = ["ANIL", "MAML", "AdaptedModel", "Learner", "ProtoNet", "adapt", "all_learners"]
+__all__ = [
+    "ANIL",
+    "IMAML",
+    "MAML",
+    "AdaptedModel",
+    "Learner",
+    "MatchingNet",
+    "MetaCurvature",
+    "MetaSGD",
+    "ProtoNet",
+    "RelationNet",
+    "Reptile",
+    "RidgeNet",
+    "SiameseNet",
+    "adapt",
+    "all_learners",
+]

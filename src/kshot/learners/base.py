@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +57,7 @@ class Learner(CapturedModule):
     transductive: bool = False
     modes: tuple[str, ...] = ("loop", "vmap", "compile")
     native: bool = False
-    support_order_matters: ClassVar[bool] = False
+    support_order_matters: bool = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -206,6 +206,19 @@ def evaluating(learner: Learner) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def attach(value: Tensor, parameters: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> Tensor:
+    """`value`, whose gradient in each parameter is the given one: how an objective brings a meta-gradient of its own.
+
+    Args:
+        value: a scalar; what it depends on is forgotten.
+        parameters: of the learner, by any names.
+        gradients: by the same names, of the parameters' shapes.
+    """
+    # p - p is zero, and its derivative is not.
+    terms = [((p - p.detach()) * gradients[name].detach()).sum() for name, p in parameters.items()]
+    return value.detach() + torch.stack(terms).sum()
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,8 +14,9 @@ from kshot import engine
 from kshot.episodes import Episodes
 from kshot.learners import Learner
 
-STEP = 1e-5
-"""Central differences in float64: their own error is about h^2 + 1e-16 / h, some 1e-10 relative to values near one."""
+STEP = 1e-6
+"""Central differences in float64: their own error is about h^2 + 1e-16 / h, some 1e-10 for values near one. The
+smaller a step, the fewer kinks of ReLUs it crosses."""
 
 DIRECTIONS = 3
 
@@ -83,8 +86,79 @@ def check_first_order(learner: Learner, episodes: Episodes) -> None:
     directional_check(learner, value, gradient, "first-order")
 
 
+def check_reptile(learner: Learner, episodes: Episodes) -> None:
+    """The mean over tasks of theta - theta': where `adapt` starts (the learner's own parameters, which
+    `adapt(support, steps=0)` returns) less where it ends, whatever the queries are."""
+    features = engine.with_features(learner, episodes)
+    moved: dict[int, Tensor] = {id(p): torch.zeros_like(p) for p in learner.parameters()}
+    for task in features:
+        start = pytree.tree_leaves(learner.adapt(task.support, steps=0))
+        end = pytree.tree_leaves(learner.adapt(task.support))
+        for a, b in zip(start, end, strict=True):
+            if id(a) in moved:
+                moved[id(a)] = moved[id(a)] + (a - b).detach() / len(episodes)
+    assert any(bool(m.any()) for m in moved.values()), "adapt moves none of the learner's parameters"
+    for p, gradient in zip(learner.parameters(), _gradient(learner, episodes), strict=True):
+        torch.testing.assert_close(
+            gradient,
+            moved[id(p)],
+            rtol=1e-9,
+            atol=1e-12,
+            msg=lambda text: f"meta-gradient is not theta - theta'. {text}",
+        )
+
+
+def check_implicit(learner: Learner, episodes: Episodes) -> None:
+    """(I + H / lambda)^-1 times the query gradient, at the adapted weights, with the Hessian H written out and solved
+    with directly. The learner has its lambda in `strength`, its inner steps in `inner_steps` and as many conjugate
+    gradients as asked for in `cg_steps`.
+
+    The formula holds at any weights and for any lambda: here after one step, and for one that makes the system positive
+    definite, which a Hessian alone need not be.
+    """
+    copied: Any = copy.deepcopy(learner)
+    copied.strength, copied.inner_steps = 100.0, 1
+    copied.cg_steps = 3 * sum(p.numel() for p in copied.parameters())
+    names = [name for name, _ in copied.network.named_parameters()]
+    shapes = [p.shape for p in copied.network.parameters()]
+    sizes = [p.numel() for p in copied.network.parameters()]
+
+    def tree(flat: Tensor) -> dict[str, Tensor]:
+        parts = zip(names, flat.split(sizes), shapes, strict=True)
+        return {name: part.view(shape) for name, part, shape in parts}
+
+    features = engine.with_features(copied, episodes)
+    expected = []
+    for task in features:
+        adapted = copied.adapt(task.support)
+
+        def inner(flat: Tensor, task: Episodes = task) -> Tensor:
+            loss: Tensor = copied.inner_loss(0, tree(flat), task.support)
+            return loss
+
+        def outer(flat: Tensor, task: Episodes = task, adapted: Any = adapted) -> Tensor:
+            output = copied.predict_with_mask({**adapted, "parameters": tree(flat)}, task.query)
+            loss: Tensor = copied.loss(output, task.query)
+            return loss
+
+        flat = torch.cat([adapted["parameters"][name].detach().flatten() for name in names])
+        hessian = torch.func.hessian(inner)(flat)
+        system = torch.eye(len(flat), dtype=flat.dtype) + hessian / copied.strength
+        expected.append(torch.linalg.solve(system, torch.func.grad(outer)(flat)))
+    analytic = torch.cat([g.flatten() for g in _gradient(copied, episodes)])
+    torch.testing.assert_close(
+        analytic,
+        torch.stack(expected).mean(0),
+        rtol=1e-5,
+        atol=1e-8,
+        msg=lambda text: f"meta-gradient is not the implicit one. {text}",
+    )
+
+
 META_GRADIENT_CHECKS: dict[str, Callable[[Learner, Episodes], None]] = {
     "exact": check_exact,
     "first_order": check_first_order,
+    "reptile": check_reptile,
+    "implicit": check_implicit,
 }
 """The check of each kind that a learner can declare."""
