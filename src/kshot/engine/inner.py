@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 Weights = dict[str, Tensor]
-Update = Callable[[int, Weights, Weights, Any], tuple[Weights, Any]]
-"""From the step (from 0 on), the weights, their gradients and a state: the next weights, and the next state."""
 
 
-def unroll(
+class Step(NamedTuple):
+    """What an update rule gets to know of an inner step.
+
+    Attributes:
+        number: from 0 on.
+        loss: of the weights before the step, a scalar.
+        gradients: of it, by the weights' names.
+    """
+
+    number: int
+    loss: Tensor
+    gradients: Weights
+
+
+Update = Callable[[Step, Weights, Any], tuple[Weights, Any]]
+"""From a step, the weights before it and a state: the next weights, and the next state."""
+
+
+def trajectory(
     loss: Callable[[int, Weights], Tensor],
     weights: Mapping[str, Tensor],
     update: Update,
@@ -21,27 +37,36 @@ def unroll(
     steps: int,
     order: int = 2,
     state: Any = None,
-) -> Weights:
-    """`steps` of an update rule on the gradients of a loss, unrolled, differentiable in the weights and in the rule.
+) -> Iterator[Weights]:
+    """The weights after each of `steps` of an update rule on the gradients of a loss, differentiable in the weights
+    that they started from and in the rule.
 
     Args:
         loss: a scalar function of the step (from 0 on) and the weights.
         weights: where to start; left as they are.
-        update: the rule: what a step makes of weights and gradients.
+        update: the rule: what a step makes of the weights.
         order: 2 differentiates through the gradients; 1 takes them as constants, so that no graph of them is kept.
         state: what the rule remembers from one step to the next, at its first one (momentum, a hidden state).
     """
-    gradient = torch.func.grad(lambda weights, step: loss(step, weights))
-    adapted = dict(weights)
-    for step in range(steps):
+    gradient = torch.func.grad_and_value(lambda weights, number: loss(number, weights))
+    now = dict(weights)
+    for number in range(steps):
         if order == 1:
             # An outer no_grad is not seen by func.grad itself: it only keeps the outer graph from growing.
             with torch.no_grad():
-                gradients = gradient(adapted, step)
+                gradients, value = gradient(now, number)
         else:
-            gradients = gradient(adapted, step)
-        adapted, state = update(step, adapted, gradients, state)
-    return adapted
+            gradients, value = gradient(now, number)
+        now, state = update(Step(number, value, gradients), now, state)
+        yield now
+
+
+def unroll(loss: Callable[[int, Weights], Tensor], weights: Mapping[str, Tensor], update: Update, **how: Any) -> Weights:
+    """The weights after the last step of a `trajectory`, whose arguments it takes; those given where there is none."""
+    last = dict(weights)
+    for now in trajectory(loss, weights, update, **how):
+        last = now
+    return last
 
 
 def gradient_descent(
@@ -62,8 +87,8 @@ def gradient_descent(
         order: 2 differentiates through the gradients; 1 takes them as constants, so that no graph of them is kept.
     """
 
-    def descend(_: int, weights: Weights, gradients: Weights, state: Any) -> tuple[Weights, Any]:
+    def descend(step: Step, weights: Weights, state: Any) -> tuple[Weights, Any]:
         rates = lr if isinstance(lr, Mapping) else dict.fromkeys(weights, lr)
-        return {name: value - rates[name] * gradients[name] for name, value in weights.items()}, state
+        return {name: value - rates[name] * step.gradients[name] for name, value in weights.items()}, state
 
     return unroll(lambda _, weights: loss(weights), parameters, descend, steps=steps, order=order)

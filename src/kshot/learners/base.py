@@ -95,6 +95,10 @@ class Learner(CapturedModule):
         """One task's loss as the outer loop sees it: `loss(predict(adapt(support), query.x), query)` by default."""
         return self.loss(self.predict_with_mask(self.adapt(support), query), query)
 
+    def begin_step(self, step: int) -> None:
+        """What changes in the course of a training: called by the Trainer before each outer step, with how many there
+        were. Nothing else tells a learner about time, so that a resumed run is the same run."""
+
     @classmethod
     def tiny(cls, kind: str = "classification") -> Learner:
         """A small instance for the conformance suite.

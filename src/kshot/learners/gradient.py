@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from kshot.engine.inner import Weights, unroll
+from kshot.engine.inner import Step, Update, Weights, unroll
 from kshot.episodes import Examples
 from kshot.errors import UnsupportedError
 from kshot.learners.base import Learner, MetaGradient
@@ -63,10 +64,9 @@ class GradientLearner(Learner):
     def way(self) -> int | None:
         return None if self.network.head is None else self.network.head.out_features
 
-    def update(self, step: int, weights: Weights, gradients: Weights, state: Any) -> tuple[Weights, Any]:
-        """One inner step: the next weights, and what the rule remembers; `step` counts from 0, `state` begins as
-        None."""
-        raise NotImplementedError(f"{type(self).__name__} defines no update(step, weights, gradients, state)")
+    def update(self, step: Step, weights: Weights, state: Any) -> tuple[Weights, Any]:
+        """One inner step: the next weights, and what the rule remembers; `state` begins as None."""
+        raise NotImplementedError(f"{type(self).__name__} defines no update(step, weights, state)")
 
     def start(self) -> Weights:
         """The weights that every task begins with."""
@@ -84,17 +84,16 @@ class GradientLearner(Learner):
         return self.inner_steps if self.training or self.test_steps is None else self.test_steps
 
     def adapt(self, support: Examples, *, steps: int | None = None) -> dict[str, Any]:  # type: ignore[override]
-        weights = unroll(
-            lambda step, now: self.inner_loss(step, now, support),
-            self.start(),
-            self.update,
-            steps=self.steps_of(steps),
-            order=self.order,
-        )
-        return self.adapted(weights, support)
+        number = self.steps_of(steps)
+        return self.adapted(unroll(*self.inner_loop(support), steps=number, order=self.order), support, number)
 
-    def adapted(self, weights: Weights, support: Examples) -> dict[str, Any]:
-        """What predictions need: the weights, and where the norm says so the support's statistics under them."""
+    def inner_loop(self, support: Examples) -> tuple[Callable[[int, Weights], Tensor], Weights, Update]:
+        """What `unroll` needs to know: the loss, where the weights start, and the update rule."""
+        return (lambda step, now: self.inner_loss(step, now, support)), self.start(), self.update
+
+    def adapted(self, weights: Weights, support: Examples, steps: int) -> dict[str, Any]:
+        """What predictions need after so many steps: the weights, and where the norm says so the support's statistics
+        under them."""
         adapted: dict[str, Any] = {"parameters": weights}
         if self.network.batch_statistics and self.norm == "support":
             statistics = Statistics(support.mask if support.padded else None)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from kshot.engine.inner import Weights
+from kshot.engine.inner import Step, Weights
 from kshot.episodes import Examples
 from kshot.errors import UnsupportedError
 from kshot.learners.base import attach
@@ -54,11 +54,11 @@ class IMAML(GradientLearner):
         self.strength, self.inner_lr, self.cg_steps = float(strength), float(inner_lr), cg_steps
         self.meta_gradient = "implicit"
 
-    def update(self, step: int, weights: Weights, gradients: Weights, state: Any) -> tuple[Weights, Any]:
+    def update(self, step: Step, weights: Weights, state: Any) -> tuple[Weights, Any]:
         # The regularisation's own gradient is known: lambda (phi - theta).
         theta = self.start()
         moved = {
-            name: value - self.inner_lr * (gradients[name] + self.strength * (value - theta[name].detach()))
+            name: value - self.inner_lr * (step.gradients[name] + self.strength * (value - theta[name].detach()))
             for name, value in weights.items()
         }
         return moved, state

@@ -1,14 +1,18 @@
-"""Model-agnostic meta-learning (Finn, Abbeel, Levine 2017)."""
+"""Model-agnostic meta-learning (Finn, Abbeel, Levine 2017), and what MAML++ adds to it (Antoniou, Edwards, Storkey
+2019)."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from kshot.engine.inner import Weights
+from kshot.engine.inner import Step, Weights, trajectory
+from kshot.episodes import Examples
+from kshot.errors import UnsupportedError
 from kshot.learners.gradient import GradientLearner
-from kshot.models import MLP
+from kshot.models import MLP, TaskBatchNorm
 
 
 class MAML(GradientLearner):
@@ -16,6 +20,9 @@ class MAML(GradientLearner):
 
     theta' = theta - alpha * grad L(theta; support), `inner_steps` times (eq. 1); the outer loop minimises L(theta';
     query) through those steps (algorithm 1), or taking their gradients as constants (`order=1`, sec. 5.2).
+
+    MAML++ (sec. 4) is a switch each, all of them `MAML.plus_plus(backbone, way)`. Two of them change in the course of
+    training: the Trainer says how far it is by `begin_step(step)`; an outer loop of one's own has to do so, too.
 
     Args:
         backbone: the network, `[n, *shape] -> [n, d]`.
@@ -27,8 +34,18 @@ class MAML(GradientLearner):
         test_steps: inner steps in eval mode; `inner_steps` by default. `adapt(support, steps=...)` overrides both.
         norm: where TaskBatchNorm layers get a query's statistics: `"support"`, from the support set (inductive), or
             `"batch"`, from the queries themselves (transductive, as in the original code). Of no effect on other
-            layers.
+            layers. Either way they are those of the weights of that very step, never shared among the steps.
+        learned_rates: MAML++: learns an alpha for each layer and step. Steps beyond `inner_steps` take the last one's.
+        step_norms: MAML++: norm layers have a scale and a shift for each step, learned by the outer loop alone.
+        multi_step: MAML++: for so many outer steps the loss after every inner step counts, each less and less but the
+            last.
+        first_order_until: MAML++: so many outer steps of order 1 come first (derivative-order annealing).
+
+    Raises:
+        UnsupportedError: an order, a number of steps or a norm that there is not, or `step_norms` without norm layers.
     """
+
+    importance: Tensor
 
     def __init__(
         self,
@@ -39,15 +56,125 @@ class MAML(GradientLearner):
         order: Literal[1, 2] = 2,
         test_steps: int | None = None,
         norm: Literal["support", "batch"] = "support",
+        learned_rates: bool = False,
+        step_norms: bool = False,
+        multi_step: int = 0,
+        first_order_until: int = 0,
     ) -> None:
         super().__init__(backbone, way, inner_steps, order, test_steps, norm)
+        if multi_step < 0 or first_order_until < 0:
+            raise UnsupportedError(
+                "expected multi_step and first_order_until to be numbers of outer steps of at least 0, got "
+                f"{multi_step} and {first_order_until}"
+            )
         self.inner_lr = float(inner_lr)
+        self.multi_step, self.first_order_until = multi_step, first_order_until
+        self.asked_order, self.every_step_counts = order, False
+        names = [name for name, _ in self.network.named_parameters()]
+        self.rates = nn.Parameter(torch.full((max(inner_steps, 1), len(names)), self.inner_lr)) if learned_rates else None
+        self.column = {name: i for i, name in enumerate(names)}
+        self.step_norms = StepNorms(self.network, inner_steps + 1) if step_norms else None
+        self.register_buffer("importance", importance(inner_steps, 1.0), persistent=False)
 
-    def update(self, step: int, weights: Weights, gradients: Weights, state: Any) -> tuple[Weights, Any]:
-        return {name: value - self.inner_lr * gradients[name] for name, value in weights.items()}, state
+    @classmethod
+    def plus_plus(cls, backbone: nn.Module, way: int | None = None, **options: Any) -> MAML:
+        """MAML with every switch of MAML++ on, five inner steps of 0.1 to begin with; `options` of the constructor
+        come before that."""
+        switches = {"learned_rates": True, "step_norms": True, "multi_step": 5000, "first_order_until": 2500}
+        return cls(backbone, way, **{"inner_lr": 0.1, "inner_steps": 5, **switches, **options})
+
+    def begin_step(self, step: int) -> None:
+        self.order = 1 if step < self.first_order_until else self.asked_order
+        self.meta_gradient = "exact" if self.order == 2 else "first_order"
+        self.every_step_counts = step < self.multi_step
+        if self.every_step_counts:
+            self.importance.copy_(importance(self.inner_steps, step / self.multi_step))
+
+    def start(self) -> Weights:
+        weights = super().start()
+        return weights if self.step_norms is None else self.step_norms.without(weights)
+
+    def inner_loss(self, step: int, weights: Weights, support: Examples) -> Tensor:
+        return super().inner_loss(step, self._at(step, weights), support)
+
+    def update(self, step: Step, weights: Weights, state: Any) -> tuple[Weights, Any]:
+        def rate(name: str) -> float | Tensor:
+            if self.rates is None:
+                return self.inner_lr
+            return self.rates[min(step.number, len(self.rates) - 1), self.column[name]]
+
+        return {name: value - rate(name) * step.gradients[name] for name, value in weights.items()}, state
+
+    def adapted(self, weights: Weights, support: Examples, steps: int) -> dict[str, Any]:
+        return super().adapted(self._at(steps, weights), support, steps)
+
+    def objective(self, support: Examples, query: Examples) -> Tensor:
+        if not (self.every_step_counts and self.training and self.inner_steps):
+            return super().objective(support, query)
+        path = trajectory(*self.inner_loop(support), steps=self.inner_steps, order=self.order)
+        losses = [
+            self.loss(self.predict_with_mask(self.adapted(weights, support, number), query), query)
+            for number, weights in enumerate(path, 1)
+        ]
+        return torch.stack(losses) @ self.importance.to(losses[0].dtype)
+
+    def _at(self, step: int, weights: Weights) -> Weights:
+        """The weights with the scales and shifts that norm layers have at a step."""
+        return weights if self.step_norms is None else {**weights, **self.step_norms(step)}
 
     @classmethod
     def tiny(cls, kind: str = "classification") -> MAML:
         if kind == "regression":
             return cls(MLP(1, hidden=(40, 40), out_features=1), inner_lr=0.02, inner_steps=2)
         return cls(MLP(8, hidden=(32,)), way=5, inner_lr=0.3, inner_steps=5)
+
+
+class StepNorms(nn.Module):
+    """A scale and a shift of every norm layer for each inner step (MAML++, sec. 4: per-step batch normalisation weights
+    and biases).
+
+    Args:
+        network: whose norm layers they are; its own scales and shifts are where they begin, and are no longer used.
+        rows: how many steps there are; later ones share the last.
+
+    Raises:
+        UnsupportedError: it has no norm layers.
+    """
+
+    def __init__(self, network: nn.Module, rows: int) -> None:
+        super().__init__()
+        own = {id(p) for m in network.modules() if isinstance(m, (TaskBatchNorm, nn.GroupNorm)) for p in m.parameters()}
+        self.names = [name for name, p in network.named_parameters() if id(p) in own]
+        if not self.names:
+            raise UnsupportedError(
+                "step_norms asks for a scale and a shift of each norm layer, and the network has no norm layers: "
+                "build the backbone with norm='batch' or 'group', or leave step_norms out"
+            )
+        parameters = dict(network.named_parameters())
+        self.values = nn.ParameterList(
+            [parameters[name].detach().expand(rows, -1).clone() for name in self.names]
+        )
+        for name in self.names:
+            parameters[name].requires_grad_(False)
+
+    def forward(self, step: int) -> Weights:
+        """Those of a step, by the names that they have in the network."""
+        return {name: v[min(step, len(v) - 1)] for name, v in zip(self.names, self.values, strict=True)}
+
+    def without(self, weights: Weights) -> Weights:
+        """The other weights: those that inner steps adapt."""
+        return {name: value for name, value in weights.items() if name not in self.names}
+
+
+def importance(steps: int, progress: float) -> Tensor:
+    """How much the loss after each inner step counts (MAML++'s multi-step loss): all alike to begin with, at last (at
+    `progress` 1) 0.03 / steps for each but the last, which has the rest.
+
+    The annealing is linear, from 1 / steps down to that floor, as in the original code.
+    """
+    if steps < 1:
+        return torch.zeros(0)
+    others = max(1 - progress, 0.03) / steps
+    weights = torch.full((steps,), others)
+    weights[-1] = 1 - (steps - 1) * others
+    return weights

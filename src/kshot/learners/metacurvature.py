@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from kshot.engine.inner import Weights
+from kshot.engine.inner import Step, Weights
 from kshot.learners.gradient import GradientLearner
 from kshot.models import MLP
 
@@ -43,9 +43,9 @@ class MetaCurvature(GradientLearner):
         self.inner_lr = float(inner_lr)
         self.curvatures = nn.ModuleList([Curvature(p) for p in self.network.parameters()])
 
-    def update(self, step: int, weights: Weights, gradients: Weights, state: Any) -> tuple[Weights, Any]:
+    def update(self, step: Step, weights: Weights, state: Any) -> tuple[Weights, Any]:
         pairs = zip(weights.items(), self.curvatures, strict=True)
-        return {name: value - self.inner_lr * turn(gradients[name]) for (name, value), turn in pairs}, state
+        return {name: value - self.inner_lr * turn(step.gradients[name]) for (name, value), turn in pairs}, state
 
     @classmethod
     def tiny(cls, kind: str = "classification") -> MetaCurvature:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from kshot.engine.inner import Weights
+from kshot.engine.inner import Step, Weights
 from kshot.learners.gradient import GradientLearner
 from kshot.models import MLP
 
@@ -41,9 +41,9 @@ class MetaSGD(GradientLearner):
         super().__init__(backbone, way, inner_steps, order, test_steps, norm)
         self.rates = nn.ParameterList([torch.full_like(p, float(inner_lr)) for p in self.network.parameters()])
 
-    def update(self, step: int, weights: Weights, gradients: Weights, state: Any) -> tuple[Weights, Any]:
+    def update(self, step: Step, weights: Weights, state: Any) -> tuple[Weights, Any]:
         pairs = zip(weights.items(), self.rates, strict=True)
-        return {name: value - rate * gradients[name] for (name, value), rate in pairs}, state
+        return {name: value - rate * step.gradients[name] for (name, value), rate in pairs}, state
 
     @classmethod
     def tiny(cls, kind: str = "classification") -> MetaSGD:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from kshot.engine.inner import Weights
+from kshot.engine.inner import Step, Weights
 from kshot.episodes import Examples, first_tensor
 from kshot.errors import UnsupportedError
 from kshot.learners.base import attach
@@ -64,16 +64,16 @@ class Reptile(GradientLearner):
             step, weights, support if self.batch is None else minibatch(support, step, self.batch)
         )
 
-    def update(self, step: int, weights: Weights, gradients: Weights, state: Any) -> tuple[Weights, Any]:
+    def update(self, step: Step, weights: Weights, state: Any) -> tuple[Weights, Any]:
         if self.beta2 is None:
-            return {name: value - self.inner_lr * gradients[name] for name, value in weights.items()}, None
-        decay, seen = self.beta2, 1 - self.beta2 ** (step + 1)
+            return {name: value - self.inner_lr * step.gradients[name] for name, value in weights.items()}, None
+        decay, seen = self.beta2, 1 - self.beta2 ** (step.number + 1)
         moments = {
             name: (1 - decay) * g.square() + (decay * state[name] if state is not None else 0.0)
-            for name, g in gradients.items()
+            for name, g in step.gradients.items()
         }
         moved = {
-            name: value - self.inner_lr * gradients[name] / ((moments[name] / seen).sqrt() + 1e-8)
+            name: value - self.inner_lr * step.gradients[name] / ((moments[name] / seen).sqrt() + 1e-8)
             for name, value in weights.items()
         }
         return moved, moments

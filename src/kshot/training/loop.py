@@ -80,6 +80,7 @@ class Loop:
                 folder.write_source(self.source)
             for what in folder.write_environment(self.device, self.state.step):
                 self.progress.say(f"resumed with {what}: the last bits of the result may differ")
+        learner.begin_step(self.state.step)
         if self.state.mode is None:
             self.state.mode = self._choose_mode()
         if folder is not None:
@@ -106,6 +107,7 @@ class Loop:
         for parts in self._batches(state.step):
             began = time.perf_counter()
             torch.manual_seed(int(randomness.bits(settings.seed, OUTER_STEP, state.step) >> np.uint64(1)))
+            self.learner.begin_step(state.step)
             try:
                 done = self.outer(parts, settings.meta_batch * settings.accumulate)
             except DivergedError as error:

@@ -1,0 +1,57 @@
+"""An LSTM that learns to learn (Hochreiter, Younger, Conwell 2001)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kshot.errors import UnsupportedError
+from kshot.learners.recurrent import RecurrentLearner
+from kshot.models import MLP
+from kshot.models.recurrent import LSTMCell
+
+
+class LSTMLearner(RecurrentLearner):
+    """The learning algorithm is the dynamics of a recurrent network: examples come in with the labels of those before.
+
+    h_t, c_t = LSTM([f(x_t), y_{t-1}], h_{t-1}, c_{t-1}), and the output is a linear map of h_t: the LSTM baseline of
+    Santoro et al. 2016 (table 1). Layers lie one upon the other.
+
+    Args:
+        backbone: f, `[n, *shape] -> [n, d]`.
+        way: classes (the most that a task may have); None for regression.
+        hidden: size of a layer's state.
+        layers: how many.
+        out_features: values of a target, for regression.
+
+    Raises:
+        UnsupportedError: no layer.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, way: int | None = None, hidden: int = 200, layers: int = 1, out_features: int = 1
+    ) -> None:
+        super().__init__(backbone, way, out_features)
+        if layers < 1 or hidden < 1:
+            raise UnsupportedError(f"expected at least one layer of at least one unit, got {layers} of {hidden}")
+        self.cells = nn.ModuleList([LSTMCell(self.inputs if i == 0 else hidden, hidden) for i in range(layers)])
+        self.head = nn.Linear(hidden, self.labels)
+
+    def initial(self, x: Tensor) -> Any:
+        return [cell.initial(x) for cell in self.cells]
+
+    def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        after = []
+        for cell, before in zip(self.cells, state, strict=True):
+            after.append(cell(x, before))
+            x = after[-1][0]
+        out: Tensor = self.head(x)
+        return out, after
+
+    @classmethod
+    def tiny(cls, kind: str = "classification") -> LSTMLearner:
+        if kind == "regression":
+            return cls(MLP(1, hidden=(32,), activation="tanh"), hidden=64)
+        return cls(MLP(8, hidden=(32,), out_features=16), way=5, hidden=64)

@@ -1,0 +1,146 @@
+"""Conditional and attentive neural processes (Garnelo et al. 2018; Kim et al. 2019)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kshot.episodes import Examples, first_tensor
+from kshot.functional import class_means
+from kshot.learners.base import Learner
+from kshot.models import MLP
+from kshot.models.attention import MultiHeadAttention
+
+
+class CNP(Learner):
+    """Encodes every support pair, averages, and decodes at the query: a distribution over its target.
+
+    r_i = h(x_i, y_i), r = mean of the r_i, (mu, sigma) = g(x, r) (Garnelo et al. 2018, eq. 2-4). A class label is not
+    encoded but kept apart: r is the mean of h(x_i) of each class, one behind the other (sec. 4.3). For regression it is
+    the predictive mean and variance, sigma = 0.1 + 0.9 softplus(.) as in the original code, and the loss is the negative
+    log-likelihood.
+
+    Args:
+        backbone: features of x, `[n, *shape] -> [n, d]`; `MLP(d, hidden=())` takes it as it is.
+        way: classes (the most that a task may have); None for regression.
+        size: of r and of the hidden layers.
+        layers: hidden layers of encoder and decoder.
+        out_features: values of a target, for regression.
+    """
+
+    native = True
+
+    def __init__(
+        self, backbone: nn.Module, way: int | None = None, size: int = 128, layers: int = 2, out_features: int = 1
+    ) -> None:
+        super().__init__()
+        self.backbone, self._way, self.size = backbone, way, size
+        self.outputs = "mean_variance" if way is None else "logits"
+        features = int(backbone.out_features)  # type: ignore[arg-type]
+        labels = out_features if way is None else 0
+        self.encoder = MLP(features + labels, hidden=[size] * layers, out_features=size)
+        seen, out = (size, 2 * out_features) if way is None else (way * size, way)
+        self.decoder = MLP(features + seen, hidden=[size] * layers, out_features=out)
+
+    @property
+    def way(self) -> int | None:
+        return self._way
+
+    @property
+    def input_shape(self) -> tuple[int, ...] | None:
+        return getattr(self.backbone, "input_shape", None)
+
+    def features(self, x: Any) -> Any:
+        return self.backbone(x)
+
+    def encode(self, support: Examples) -> Tensor:
+        """r_i of the support `[..., n, d]`: `[..., n, size]`."""
+        z = first_tensor(support.x)
+        r: Tensor = self.encoder(z if self._way else torch.cat([z, support.y], -1))
+        return r
+
+    def adapt(self, support: Examples) -> dict[str, Any]:  # type: ignore[override]
+        r = self.encode(support)
+        if self._way:
+            return {"representation": class_means(support.widen(self._way).replace_x(r)).flatten(-2)}
+        real = support.mask.unsqueeze(-1).to(r.dtype)
+        return {"representation": (r * real).sum(-2) / real.sum(-2).clamp(min=1)}
+
+    def predict(self, adapted: dict[str, Any], x: Tensor) -> Tensor:
+        r = adapted["representation"].unsqueeze(-2)
+        return self.decode(x, r.expand(*x.shape[:-1], r.shape[-1]))
+
+    def decode(self, x: Tensor, r: Tensor) -> Tensor:
+        """Logits, or means and log-variances, from the queries' features and a representation for each."""
+        out: Tensor = self.decoder(torch.cat([x, r], -1))
+        if self._way:
+            return out
+        mean, raw = out.chunk(2, -1)
+        return torch.cat([mean, 2 * (0.1 + 0.9 * F.softplus(raw)).log()], -1)
+
+    @classmethod
+    def tiny(cls, kind: str = "classification") -> CNP:
+        if kind == "regression":
+            return cls(MLP(1, hidden=()), size=64)
+        return cls(MLP(8, hidden=(32,), out_features=16), way=5, size=32)
+
+
+class ANP(CNP):
+    """A CNP whose representation is another one for each query: it attends to the support points near it.
+
+    r_i from self-attention over the encoded pairs, r(x) by multi-head attention with x as the query and the x_i as keys
+    (Kim et al. 2019, sec. 3, fig. 2): the deterministic path. Their latent path, which gives coherent samples of whole
+    functions, is left out: mean and variance at a point do without it.
+
+    Args:
+        backbone: features of x, `[n, *shape] -> [n, d]`.
+        way: classes (the most that a task may have); None for regression. Labels are encoded one-hot.
+        size: of r, keys and hidden layers.
+        layers: hidden layers of encoder and decoder.
+        heads: of attention.
+        out_features: values of a target, for regression.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        way: int | None = None,
+        size: int = 128,
+        layers: int = 2,
+        heads: int = 8,
+        out_features: int = 1,
+    ) -> None:
+        super().__init__(backbone, way, size, layers, out_features)
+        features = int(backbone.out_features)  # type: ignore[arg-type]
+        if way is not None:
+            self.encoder = MLP(features + way, hidden=[size] * layers, out_features=size)
+            self.decoder = MLP(features + size, hidden=[size] * layers, out_features=way)
+        self.keys = MLP(features, hidden=[size], out_features=size)
+        self.among, self.across = MultiHeadAttention(size, heads), MultiHeadAttention(size, heads)
+
+    def adapt(self, support: Examples) -> dict[str, Any]:  # type: ignore[override]
+        z = first_tensor(support.x)
+        r = self.encode(support)
+        r = r + self.among(r, self.among.remember(r, r), support.mask)
+        return {"memory": self.across.remember(self.keys(z), r), "mask": support.mask}
+
+    def encode(self, support: Examples) -> Tensor:
+        if not self._way:
+            return super().encode(support)
+        from kshot.functional import one_hot
+
+        z = first_tensor(support.x)
+        r: Tensor = self.encoder(torch.cat([z, one_hot(support.widen(self._way), z.dtype)], -1))
+        return r
+
+    def predict(self, adapted: dict[str, Any], x: Tensor) -> Tensor:
+        return self.decode(x, self.across(self.keys(x), adapted["memory"], adapted["mask"]))
+
+    @classmethod
+    def tiny(cls, kind: str = "classification") -> ANP:
+        if kind == "regression":
+            return cls(MLP(1, hidden=()), size=64)
+        return cls(MLP(8, hidden=(32,), out_features=16), way=5, size=32)
