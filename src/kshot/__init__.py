@@ -19,39 +19,64 @@ if TYPE_CHECKING:
     from kshot.evaluation.evaluate import evaluate
     from kshot.functional import class_means, squared_distance
     from kshot.learners.adapted import AdaptedModel, adapt
+    from kshot.learners.alfa import ALFA
     from kshot.learners.anil import ANIL
     from kshot.learners.base import Learner
+    from kshot.learners.cnaps import CNAPs
+    from kshot.learners.finetuning import BaselinePlusPlus, FineTuning
     from kshot.learners.imaml import IMAML
+    from kshot.learners.incontext import InContextTransformer
+    from kshot.learners.joint import JointTraining
+    from kshot.learners.linear_probe import LinearProbe
+    from kshot.learners.lstm import LSTMLearner
     from kshot.learners.maml import MAML
     from kshot.learners.matching import MatchingNet
     from kshot.learners.metacurvature import MetaCurvature
+    from kshot.learners.metalstm import MetaLSTM
     from kshot.learners.metasgd import MetaSGD
+    from kshot.learners.neural_process import ANP, CNP
     from kshot.learners.protonet import ProtoNet
     from kshot.learners.relation import RelationNet
     from kshot.learners.reptile import Reptile
     from kshot.learners.ridge import RidgeNet
     from kshot.learners.siamese import SiameseNet
+    from kshot.learners.simpleshot import NearestCentroid, SimpleShot
+    from kshot.learners.snail import SNAIL
     from kshot.training import Trainer
 
 __all__ = [
+    "ALFA",
     "ANIL",
+    "ANP",
+    "CNP",
     "IMAML",
     "MAML",
+    "SNAIL",
     "AdaptedModel",
+    "BaselinePlusPlus",
+    "CNAPs",
     "Episodes",
     "Examples",
     "FewShotClassifier",
     "FewShotRegressor",
+    "FineTuning",
+    "InContextTransformer",
+    "JointTraining",
     "KshotError",
+    "LSTMLearner",
     "Learner",
+    "LinearProbe",
     "MatchingNet",
     "MetaCurvature",
+    "MetaLSTM",
     "MetaSGD",
+    "NearestCentroid",
     "ProtoNet",
     "RelationNet",
     "Reptile",
     "RidgeNet",
     "SiameseNet",
+    "SimpleShot",
     "Trainer",
     "adapt",
     "class_means",
@@ -89,6 +114,20 @@ _HOME = {
     "class_means": "kshot.functional",
     "evaluate": "kshot.evaluation",
     "squared_distance": "kshot.functional",
+    "ALFA": "kshot.learners.alfa",
+    "CNAPs": "kshot.learners.cnaps",
+    "MetaLSTM": "kshot.learners.metalstm",
+    "LSTMLearner": "kshot.learners.lstm",
+    "SNAIL": "kshot.learners.snail",
+    "InContextTransformer": "kshot.learners.incontext",
+    "CNP": "kshot.learners.neural_process",
+    "ANP": "kshot.learners.neural_process",
+    "SimpleShot": "kshot.learners.simpleshot",
+    "NearestCentroid": "kshot.learners.simpleshot",
+    "LinearProbe": "kshot.learners.linear_probe",
+    "FineTuning": "kshot.learners.finetuning",
+    "BaselinePlusPlus": "kshot.learners.finetuning",
+    "JointTraining": "kshot.learners.joint",
 }
 """The module that defines each name."""
 

@@ -61,7 +61,9 @@ def trajectory(
         yield now
 
 
-def unroll(loss: Callable[[int, Weights], Tensor], weights: Mapping[str, Tensor], update: Update, **how: Any) -> Weights:
+def unroll(
+    loss: Callable[[int, Weights], Tensor], weights: Mapping[str, Tensor], update: Update, **how: Any
+) -> Weights:
     """The weights after the last step of a `trajectory`, whose arguments it takes; those given where there is none."""
     last = dict(weights)
     for now in trajectory(loss, weights, update, **how):

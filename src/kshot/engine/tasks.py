@@ -8,6 +8,7 @@ conformance suite asserts that a learner's modes give the same losses and meta-g
 from __future__ import annotations
 
 import contextlib
+import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -53,7 +54,8 @@ def check_mode(learner: Hooks, mode: str) -> None:
         )
 
 
-TaskFunction = Callable[[Examples, Examples], Any]
+TaskFunction = Callable[..., Any]
+"""Of one task's support and query, and its class ids where they are asked for."""
 
 
 def map_tasks(
@@ -62,23 +64,25 @@ def map_tasks(
     """Applies a single-task function of (support, query) to every task and stacks the results.
 
     Args:
-        function: returns a pytree of tensors.
+        function: returns a pytree of tensors. One with a third argument `class_ids` gets these, too, `[way]`.
         mode: one of `MODES`.
         chunk: tasks at once, where memory asks for it.
         key: names the function among the learner's compiled ones (compile only).
     """
     check_mode(learner, mode)
-    support, query = tighten(episodes.support), tighten(episodes.query)
+    arguments: tuple[Any, ...] = (tighten(episodes.support), tighten(episodes.query))
+    if "class_ids" in inspect.signature(function).parameters:
+        arguments += (episodes.class_ids,)
     if mode == "loop":
-        results = [function(support[t], query[t]) for t in range(len(episodes))]
+        results = [function(*(a[t] for a in arguments)) for t in range(len(episodes))]
         return pytree.tree_map(lambda *values: torch.stack(values), *results)
     if mode == "compile":
         function = _compiled(learner, function, key)
     elif mode == "vmap":
         function = torch.vmap(function, randomness="different")
     if chunk is None or chunk >= len(episodes):
-        return function(support, query)
-    parts = [function(support[i : i + chunk], query[i : i + chunk]) for i in range(0, len(episodes), chunk)]
+        return function(*arguments)
+    parts = [function(*(a[i : i + chunk] for a in arguments)) for i in range(0, len(episodes), chunk)]
     return pytree.tree_map(lambda *values: torch.cat(values), *parts)
 
 
@@ -97,15 +101,14 @@ def _compiled(learner: Hooks, function: TaskFunction, key: Any) -> TaskFunction:
 
         # A pytree of our own type cannot cross into a compiled region on every version: plain leaves can.
         def run(leaves: list[Tensor], spec: Any) -> Any:
-            support, query = pytree.tree_unflatten(leaves, spec)
-            return mapped(support, query)
+            return mapped(*pytree.tree_unflatten(leaves, spec))
 
         # One code object for each learner, so that learners do not use up each other's recompilations.
         run.__code__ = run.__code__.replace(co_name=f"run_{type(learner).__name__}_{id(learner)}")
         compiled = torch.compile(run, backend=_backend, fullgraph=True, dynamic=False)
 
-        def call(support: Examples, query: Examples) -> Any:
-            leaves, spec = pytree.tree_flatten((support, query))
+        def call(*arguments: Any) -> Any:
+            leaves, spec = pytree.tree_flatten(arguments)
             with warnings.catch_warnings():
                 # Tracing looks at .grad of the features, which are no leaves: torch warns about its own look.
                 warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from kshot.episodes import Examples, first_tensor
-from kshot.functional import class_means, mask_logits, one_hot, squared_distance
+from kshot.functional import class_means, squared_distance
 from kshot.learners.base import Learner
+from kshot.learners.linear_probe import logistic_regression
 
 
 class FeatureHead(Learner):
@@ -68,37 +69,6 @@ class LinearProbe(FeatureHead):
 
     def predict(self, adapted: dict[str, Tensor], x: Tensor) -> Tensor:
         return self.normalise(x) @ adapted["weight"] + adapted["bias"]
-
-
-def logistic_regression(support: Examples, l2: float, steps: int = 300) -> dict[str, Tensor]:
-    """Multinomial logistic regression of many tasks at once: `weight` `[..., d, way]` and `bias` `[..., 1, way]`.
-
-    Gradient descent with Nesterov's momentum for strongly convex functions, on the coefficients of the support examples
-    (the solution lies in their span, which is far smaller than the feature space): a gradient in the weights,
-    `X^T (P - Y) / n + l2 W`, is one in the coefficients without the `X^T`. The Hessian is below half the mean squared
-    length of an example (softmax's own is below 1/2), which sets the step. The bias is a feature of constant one and
-    shares the penalty.
-
-    Args:
-        support: features `x` `[..., n, d]`.
-        l2: strength of the penalty, above 0.
-        steps: enough for a condition number of a thousand; the error falls by `exp(-steps / sqrt(condition))`.
-    """
-    x = first_tensor(support.x)
-    weight = support.mask.to(x.dtype)
-    weight = (weight / weight.sum(-1, keepdim=True).clamp(min=1)).unsqueeze(-1)  # [..., n, 1]
-    labels = one_hot(support, x.dtype)
-    kernel = x @ x.transpose(-1, -2) + 1.0
-    steepest = 0.5 * (kernel.diagonal(dim1=-2, dim2=-1).unsqueeze(-1) * weight).sum((-2, -1), keepdim=True) + l2
-    root = torch.sqrt(steepest / l2)
-    momentum = (root - 1) / (root + 1)
-    now = torch.zeros_like(labels)
-    ahead = now
-    for _ in range(steps):
-        probabilities = mask_logits(kernel @ ahead, support.classes).softmax(-1)
-        before, now = now, ahead - (weight * (probabilities - labels) + l2 * ahead) / steepest
-        ahead = now + momentum * (now - before)
-    return {"weight": x.transpose(-1, -2) @ now, "bias": now.sum(-2, keepdim=True)}
 
 
 class Ridge(Learner):

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad
 
 from kshot.episodes import Examples
-from kshot.evaluation.heads import logistic_regression
 from kshot.learners.base import Learner
+from kshot.learners.linear_probe import logistic_regression
 from kshot.models import Network, Statistics
 
 Parameters = dict[str, Tensor]

@@ -6,18 +6,29 @@ import importlib
 import pkgutil
 
 from kshot.learners.adapted import AdaptedModel, adapt
+from kshot.learners.alfa import ALFA
 from kshot.learners.anil import ANIL
 from kshot.learners.base import Learner
+from kshot.learners.cnaps import CNAPs
+from kshot.learners.finetuning import BaselinePlusPlus, FineTuning
 from kshot.learners.imaml import IMAML
+from kshot.learners.incontext import InContextTransformer
+from kshot.learners.joint import JointTraining
+from kshot.learners.linear_probe import LinearProbe
+from kshot.learners.lstm import LSTMLearner
 from kshot.learners.maml import MAML
 from kshot.learners.matching import MatchingNet
 from kshot.learners.metacurvature import MetaCurvature
+from kshot.learners.metalstm import MetaLSTM
 from kshot.learners.metasgd import MetaSGD
+from kshot.learners.neural_process import ANP, CNP
 from kshot.learners.protonet import ProtoNet
 from kshot.learners.relation import RelationNet
 from kshot.learners.reptile import Reptile
 from kshot.learners.ridge import RidgeNet
 from kshot.learners.siamese import SiameseNet
+from kshot.learners.simpleshot import NearestCentroid, SimpleShot
+from kshot.learners.snail import SNAIL
 
 
 def all_learners() -> dict[str, type[Learner]]:
@@ -35,19 +46,33 @@ def all_learners() -> dict[str, type[Learner]]:
 
 
 __all__ = [
+    "ALFA",
     "ANIL",
+    "ANP",
+    "CNP",
     "IMAML",
     "MAML",
+    "SNAIL",
     "AdaptedModel",
+    "BaselinePlusPlus",
+    "CNAPs",
+    "FineTuning",
+    "InContextTransformer",
+    "JointTraining",
+    "LSTMLearner",
     "Learner",
+    "LinearProbe",
     "MatchingNet",
     "MetaCurvature",
+    "MetaLSTM",
     "MetaSGD",
+    "NearestCentroid",
     "ProtoNet",
     "RelationNet",
     "Reptile",
     "RidgeNet",
     "SiameseNet",
+    "SimpleShot",
     "adapt",
     "all_learners",
 ]

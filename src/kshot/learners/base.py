@@ -50,6 +50,9 @@ class Learner(CapturedModule):
         modes: engine modes that its hooks can run in.
         native: whether its hooks take whole meta-batches (any leading dimensions) as they are.
         support_order_matters: whether the order of the support examples may change the prediction.
+        toy_steps, toy_accuracy: outer steps that its `tiny` instances take on the conformance suite's toys, and the
+            accuracy that they reach there. A learner that has to find its algorithm from nothing takes more steps; one
+            that states less accuracy has a reason for it written beside.
     """
 
     meta_gradient: MetaGradient = "exact"
@@ -58,6 +61,8 @@ class Learner(CapturedModule):
     modes: tuple[str, ...] = ("loop", "vmap", "compile")
     native: bool = False
     support_order_matters: bool = False
+    toy_steps: int = 250
+    toy_accuracy: float = 0.85
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +97,10 @@ class Learner(CapturedModule):
         return masked_mse(output, query) if self.outputs == "values" else masked_gaussian_nll(output, query)
 
     def objective(self, support: Examples, query: Examples) -> Tensor:
-        """One task's loss as the outer loop sees it: `loss(predict(adapt(support), query.x), query)` by default."""
+        """One task's loss as the outer loop sees it: `loss(predict(adapt(support), query.x), query)` by default.
+
+        One that takes a third argument `class_ids` gets the task's, int64 `[way]`: which classes of the pool they are.
+        """
         return self.loss(self.predict_with_mask(self.adapt(support), query), query)
 
     def begin_step(self, step: int) -> None:

@@ -93,7 +93,9 @@ class Layer(nn.Module):
     def __init__(self, size: int, heads: int) -> None:
         super().__init__()
         self.norm, self.attention = nn.LayerNorm(size), MultiHeadAttention(size, heads)
-        self.network = nn.Sequential(nn.LayerNorm(size), nn.Linear(size, 4 * size), nn.GELU(), nn.Linear(4 * size, size))
+        self.network = nn.Sequential(
+            nn.LayerNorm(size), nn.Linear(size, 4 * size), nn.GELU(), nn.Linear(4 * size, size)
+        )
 
     def remember(self, tokens: Tensor) -> dict[str, Tensor]:
         """What other tokens may attend to of these `[..., n, size]`."""

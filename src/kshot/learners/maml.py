@@ -71,7 +71,9 @@ class MAML(GradientLearner):
         self.multi_step, self.first_order_until = multi_step, first_order_until
         self.asked_order, self.every_step_counts = order, False
         names = [name for name, _ in self.network.named_parameters()]
-        self.rates = nn.Parameter(torch.full((max(inner_steps, 1), len(names)), self.inner_lr)) if learned_rates else None
+        self.rates = (
+            nn.Parameter(torch.full((max(inner_steps, 1), len(names)), self.inner_lr)) if learned_rates else None
+        )
         self.column = {name: i for i, name in enumerate(names)}
         self.step_norms = StepNorms(self.network, inner_steps + 1) if step_norms else None
         self.register_buffer("importance", importance(inner_steps, 1.0), persistent=False)
@@ -151,9 +153,7 @@ class StepNorms(nn.Module):
                 "build the backbone with norm='batch' or 'group', or leave step_norms out"
             )
         parameters = dict(network.named_parameters())
-        self.values = nn.ParameterList(
-            [parameters[name].detach().expand(rows, -1).clone() for name in self.names]
-        )
+        self.values = nn.ParameterList([parameters[name].detach().expand(rows, -1).clone() for name in self.names])
         for name in self.names:
             parameters[name].requires_grad_(False)
 

@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from kshot.engine.inner import Step, Weights
 from kshot.learners.gradient import GradientLearner

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kshot.episodes import Examples, first_tensor
-from kshot.functional import class_means
+from kshot.functional import class_means, one_hot
 from kshot.learners.base import Learner
 from kshot.models import MLP
 from kshot.models.attention import MultiHeadAttention
@@ -32,6 +32,7 @@ class CNP(Learner):
     """
 
     native = True
+    toy_steps = 1500
 
     def __init__(
         self, backbone: nn.Module, way: int | None = None, size: int = 128, layers: int = 2, out_features: int = 1
@@ -85,7 +86,7 @@ class CNP(Learner):
     def tiny(cls, kind: str = "classification") -> CNP:
         if kind == "regression":
             return cls(MLP(1, hidden=()), size=64)
-        return cls(MLP(8, hidden=(32,), out_features=16), way=5, size=32)
+        return cls(MLP(8, hidden=(32,), out_features=16), way=5, layers=1)
 
 
 class ANP(CNP):
@@ -103,6 +104,8 @@ class ANP(CNP):
         heads: of attention.
         out_features: values of a target, for regression.
     """
+
+    toy_steps = 750
 
     def __init__(
         self,
@@ -130,8 +133,6 @@ class ANP(CNP):
     def encode(self, support: Examples) -> Tensor:
         if not self._way:
             return super().encode(support)
-        from kshot.functional import one_hot
-
         z = first_tensor(support.x)
         r: Tensor = self.encoder(torch.cat([z, one_hot(support.widen(self._way), z.dtype)], -1))
         return r

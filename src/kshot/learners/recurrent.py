@@ -67,7 +67,9 @@ class RecurrentLearner(Learner):
             output, after = self.step(torch.cat([z[..., i, :], label], -1), state)
             outputs.append(output)
             real = support.mask[..., i]
-            state = pytree.tree_map(lambda new, old, real=real: torch.where(_as_wide(real, new), new, old), after, state)
+            state = pytree.tree_map(
+                lambda new, old, real=real: torch.where(_as_wide(real, new), new, old), after, state
+            )
             label = torch.where(real.unsqueeze(-1), y[..., i, :], label)
         return torch.stack(outputs, -2), state, label
 

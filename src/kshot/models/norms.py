@@ -108,6 +108,25 @@ class TaskBatchNorm(nn.Module):
         return f"{self.features}, momentum={self.momentum}, eps={self.eps}"
 
 
+class FeatureMean(TaskBatchNorm):
+    """Lets features through as they are, and keeps their running mean and variance in `running_mean`, `running_var`.
+
+    It holds no parameters.
+    """
+
+    def __init__(self, features: int, momentum: float = 0.01) -> None:
+        super().__init__(features, momentum)
+        del self.weight, self.bias
+
+    def forward(self, x: Tensor, statistics: Statistics | None = None) -> Tensor:
+        if self.training:
+            with torch.no_grad():
+                self.pending_mean += x.mean(0)
+                self.pending_var += x.var(0) if len(x) > 1 else torch.ones_like(self.pending_var)
+                self.pending_tasks += 1
+        return x
+
+
 def masked_moments(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of each channel of `x` `[n, c, *space]` over the real examples, `mask` `[n]`."""
     axes = [0, *range(2, x.ndim)]

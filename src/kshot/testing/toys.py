@@ -6,10 +6,11 @@ import torch
 
 from kshot.episodes import Episodes, Examples, first_tensor
 from kshot.functional import class_means
-from kshot.randomness import normal, stream, uniform
+from kshot.randomness import bits, distinct, normal, stream, uniform
 
 FEATURES = 8
 WAY = 5
+CLASSES = 512
 
 
 def gaussian_episodes(
@@ -22,17 +23,20 @@ def gaussian_episodes(
     query: int = 5,
     dtype: torch.dtype = torch.float32,
 ) -> Episodes:
-    """Classes that are Gaussian clouds in 8 features, of which only the first three tell them apart.
+    """Tasks of classes that are Gaussian clouds in 8 features, of which only the first three tell them apart.
+
+    A task draws its classes from 512, a seed's own; its class ids say which.
 
     Class means are normal with standard deviation 3 in the three, the noise is 0.5 there and 3 in the five others:
     plain nearest means on the raw features is drowned by the idle ones, a learner that was meta-trained ignores them.
     """
     n = shot + query
     task = torch.arange(tasks).numpy()[:, None, None, None]
+    drawn = distinct(CLASSES, way, bits(seed, stream("toy classes"), step, torch.arange(tasks).numpy()))  # [T, way]
     a = torch.arange(way).numpy()[None, :, None, None]
     b = torch.arange(n).numpy()[None, None, :, None]
     c = torch.arange(FEATURES).numpy()[None, None, None, :]
-    means = torch.from_numpy(normal(seed, stream("toy means"), step, task, a, 0, c)).to(dtype)
+    means = torch.from_numpy(normal(seed, stream("toy means"), drawn[:, :, None, None], c)).to(dtype)
     noise = torch.from_numpy(normal(seed, stream("toy noise"), step, task, a, b, c)).to(dtype)
     informative = torch.arange(FEATURES) < 3
     x = torch.where(informative, 3.0 * means + 0.5 * noise, 3.0 * noise)
@@ -46,7 +50,7 @@ def gaussian_episodes(
             inputs, labels, torch.ones(labels.shape, dtype=torch.bool), torch.ones(tasks, way, dtype=torch.bool)
         )
 
-    return Episodes(part(0, shot), part(shot, n), y.clone())
+    return Episodes(part(0, shot), part(shot, n), torch.from_numpy(drawn))
 
 
 def sinusoid_episodes(

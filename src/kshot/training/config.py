@@ -100,6 +100,8 @@ def resolve(config: RunConfig, source: TaskSource) -> RunConfig:
     if "way" in takes and "way" not in learner and source.kind == "classification":
         # A fixed head has the largest way; the others are masked.
         learner["way"] = max(split.way for split in source.splits.values())
+    if "classes" in takes and "classes" not in learner and source.train.pool is not None:
+        learner["classes"] = len(source.train.pool)
     backbone = None
     if "backbone" in takes:
         backbone = _resolved_backbone(config, source, has_head="out_features" in takes)

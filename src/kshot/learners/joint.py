@@ -1,0 +1,60 @@
+"""Joint training: one network for all tasks together, fine-tuned on each."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from kshot.engine.inner import Step, Weights
+from kshot.episodes import Examples
+from kshot.learners.finetuning import adam
+from kshot.learners.gradient import GradientLearner
+from kshot.models import MLP, Statistics
+
+
+class JointTraining(GradientLearner):
+    """Multi-task training without any thought of adaptation, and then adaptation: MAML's baseline (sec. 5.1 there:
+    "pretrained on all tasks").
+
+    Its training loss is that of all examples of a task, support and query, under the weights as they are; in a task
+    Adam goes on from there on the support. Where labels mean another class in every task (few-shot classification)
+    nothing but the features' average is to be learned that way: there `FineTuning` is the conventional choice.
+
+    Args:
+        backbone: the network, `[n, *shape] -> [n, d]`.
+        way: classes of the linear head put on it (the most that a task may have); None for a regressor.
+        steps: of Adam on the support. `adapt(support, steps=...)` overrides it.
+        lr: its learning rate.
+        norm: as for `MAML`.
+    """
+
+    toy_accuracy = 0.6  # its head starts from an average over all labels, and nothing has taught it to move well
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        way: int | None = None,
+        steps: int = 30,
+        lr: float = 0.01,
+        norm: Literal["support", "batch"] = "support",
+    ) -> None:
+        super().__init__(backbone, way, steps, 1, None, norm)
+        self.lr = float(lr)
+        self.meta_gradient = "exact"  # of the loss that it is trained on, which has no inner loop
+
+    def update(self, step: Step, weights: Weights, state: Any) -> tuple[Weights, Any]:
+        return adam(step, weights, state, self.lr)
+
+    def objective(self, support: Examples, query: Examples) -> Tensor:
+        losses = []
+        for part in (support, query):
+            output = self._run(self.start(), part.x, Statistics(part.mask if part.padded else None))
+            losses.append(self.loss(output, part) * part.mask.sum())
+        return (losses[0] + losses[1]) / (support.mask.sum() + query.mask.sum()).clamp(min=1)
+
+    @classmethod
+    def tiny(cls, kind: str = "classification") -> JointTraining:
+        if kind == "regression":
+            return cls(MLP(1, hidden=(40, 40), out_features=1), steps=60)
+        return cls(MLP(8, hidden=(32,)), way=5, steps=30, lr=0.03)
