@@ -15,10 +15,10 @@ from kshot.models import MLP
 class ALFA(GradientLearner):
     """MAML whose step sizes and weight decays are made for the task, layer and step by a small network.
 
-    theta_{j+1} = beta_j o theta_j - alpha_j o grad L(theta_j; support) (eq. 5), with (alpha_j, beta_j) = g(tau_j), tau_j
-    the mean of the gradients and of the weights of each layer (eq. 6). As in the original code g's outputs are factors
-    of a learned step size and decay of each layer and step; here they begin as ones, so that it begins as MAML with
-    the decay.
+    theta_{j+1} = beta_j o theta_j - alpha_j o grad L(theta_j; support) (eq. 5), with (alpha_j, beta_j) = g(tau_j),
+    tau_j the mean of the gradients and of the weights of each layer (eq. 6). As in the original code g's outputs are
+    factors of a learned step size and decay of each layer and step; here they begin as ones, so that it begins as MAML
+    with the decay.
 
     Args:
         backbone: the network, `[n, *shape] -> [n, d]`.

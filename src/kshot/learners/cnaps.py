@@ -60,7 +60,7 @@ class CNAPs(Learner):
         self.modulation = make_mlp(encoded, hidden, sum(self.sizes.values()))
         self.head = make_mlp(size, hidden, size + 1)
         with torch.no_grad():  # begins as the network itself
-            self.modulation[-1].weight.mul_(0.01)
+            self.modulation[-1].weight.mul_(0.01)  # type: ignore[operator]
 
     def adapt(self, support: Examples) -> dict[str, Any]:  # type: ignore[override]
         mask = support.mask if support.padded else None
@@ -83,7 +83,8 @@ class CNAPs(Learner):
 
     def predict(self, adapted: dict[str, Any], x: Any, mask: Tensor | None = None) -> Tensor:
         z = _run(self.network, adapted["parameters"], x, Statistics(mask, given=adapted.get("statistics")))
-        return z @ adapted["head"].T / z.shape[-1] ** 0.5 + adapted["bias"]
+        out: Tensor = z @ adapted["head"].T / z.shape[-1] ** 0.5 + adapted["bias"]
+        return out
 
     @classmethod
     def tiny(cls, kind: str = "classification") -> CNAPs:

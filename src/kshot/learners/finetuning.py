@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -124,10 +125,11 @@ class BaselinePlusPlus(FineTuning):
 
 def adam(step: Step, weights: Weights, state: Any, lr: float) -> tuple[Weights, Any]:
     """A step of Adam (Kingma, Ba 2015) as an update rule, with its published decays."""
-    mean, square = state or ({}, {})
     number = step.number + 1
-    mean = {k: 0.1 * g + 0.9 * mean.get(k, 0.0) for k, g in step.gradients.items()}
-    square = {k: 0.001 * g.square() + 0.999 * square.get(k, 0.0) for k, g in step.gradients.items()}
+    zeros = {k: torch.zeros_like(w) for k, w in weights.items()}
+    mean, square = state or (zeros, zeros)
+    mean = {k: 0.1 * g + 0.9 * mean[k] for k, g in step.gradients.items()}
+    square = {k: 0.001 * g.square() + 0.999 * square[k] for k, g in step.gradients.items()}
     moved = {
         k: w - lr / (1 - 0.9**number) * mean[k] / ((square[k] / (1 - 0.999**number)).sqrt() + 1e-8)
         for k, w in weights.items()

@@ -44,7 +44,7 @@ class LSTMLearner(RecurrentLearner):
         self.head = nn.Linear(hidden, self.labels)
 
     def initial(self, x: Tensor) -> Any:
-        return [cell.initial(x) for cell in self.cells]
+        return [cell.initial(x) for cell in self.cells]  # type: ignore[operator]
 
     def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         after = []

@@ -18,7 +18,8 @@ class MetaLSTM(GradientLearner):
 
     c_t = f_t o c_{t-1} + i_t o (-grad L_t) (eq. 2), with the gates
 
-    i_t = sigmoid(W_I [h_t, theta_{t-1}, i_{t-1}] + b_I), f_t = sigmoid(W_F [h_t, theta_{t-1}, f_{t-1}] + b_F) (sec. 3.1),
+    i_t = sigmoid(W_I [h_t, theta_{t-1}, i_{t-1}] + b_I) and
+    f_t = sigmoid(W_F [h_t, theta_{t-1}, f_{t-1}] + b_F) (sec. 3.1),
 
     h_t the hidden state of an ordinary LSTM that reads the gradient and the loss, both preprocessed (appendix A).
     Every weight has states of its own, and all weights share the LSTMs (sec. 3.2). c_0, the initialisation, is learned

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from kshot.errors import UnsupportedError
+
 
 class MultiHeadAttention(nn.Module):
     """Multi-head attention (Vaswani et al. 2017, sec. 3.2) of queries over a masked set.
@@ -18,8 +20,6 @@ class MultiHeadAttention(nn.Module):
     def __init__(self, size: int, heads: int, values: int | None = None) -> None:
         super().__init__()
         if size % heads:
-            from kshot.errors import UnsupportedError
-
             raise UnsupportedError(f"expected a number of heads that divides the size {size}, got {heads}")
         self.heads = heads
         self.query, self.key = nn.Linear(size, size), nn.Linear(size, size)
@@ -40,4 +40,5 @@ class MultiHeadAttention(nn.Module):
         return out
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(-2, -3)  # [..., heads, n, size / heads]
+        heads: Tensor = x.unflatten(-1, (self.heads, -1))
+        return heads.transpose(-2, -3)  # [..., heads, n, size / heads]
