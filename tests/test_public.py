@@ -9,11 +9,33 @@ import pytest
 
 import kshot
 
-LEARNERS = """
-    ALFA ANIL ANP BaselinePlusPlus CNAPs CNP FineTuning IMAML InContextTransformer JointTraining LSTMLearner LinearProbe MAML
-    MatchingNet MetaCurvature MetaLSTM MetaSGD NearestCentroid ProtoNet RelationNet Reptile RidgeNet SNAIL SiameseNet
-    SimpleShot
-""".split()
+LEARNERS = [
+    "ALFA",
+    "ANIL",
+    "ANP",
+    "BaselinePlusPlus",
+    "CNAPs",
+    "CNP",
+    "FineTuning",
+    "IMAML",
+    "InContextTransformer",
+    "JointTraining",
+    "LSTMLearner",
+    "LinearProbe",
+    "MAML",
+    "MatchingNet",
+    "MetaCurvature",
+    "MetaLSTM",
+    "MetaSGD",
+    "NearestCentroid",
+    "ProtoNet",
+    "RelationNet",
+    "Reptile",
+    "RidgeNet",
+    "SNAIL",
+    "SiameseNet",
+    "SimpleShot",
+]
 
 PUBLIC = {
     *LEARNERS,
