@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
@@ -76,6 +77,13 @@ class GradientLearner(Learner):
         """What the inner loop descends at a step."""
         mask = support.mask if support.padded else None
         return self.loss(self._run(weights, support.x, Statistics(mask)), support)
+
+    def with_norm(self, norm: Literal["support", "batch"]) -> GradientLearner:
+        """A copy of the learner that predicts with the other kind of statistics: what is adapted is the same."""
+        other = copy.deepcopy(self)
+        other.norm = norm
+        other.transductive = norm == "batch" and self.network.batch_statistics
+        return other
 
     def steps_of(self, steps: int | None) -> int:
         """How many steps an adaptation takes, of which `steps` were asked for."""

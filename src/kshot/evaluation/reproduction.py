@@ -1,0 +1,283 @@
+"""Runs a reproduction: trains what its configuration says, measures its rows, keeps the result beside the published
+numbers."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kshot.artifacts import from_pretrained
+from kshot.artifacts.atomic import atomic_file
+from kshot.errors import KshotError
+from kshot.evaluation.measures import Measured, measure
+from kshot.evaluation.reproduction_spec import FOLDER, Row, Specification, load
+from kshot.evaluation.scores import device_of
+from kshot.learners.base import Learner, count_parameters
+from kshot.tasks.source import TaskSource
+from kshot.training.config import build_learner, build_source, build_trainer
+from kshot.training.environment import environment
+from kshot.training.schema import RunConfig
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Outcome:
+    """One row, measured.
+
+    Attributes:
+        setting, published, interval: as in the row.
+        ours: percent, or a squared error as it is.
+        half_width: of its 95% interval over tasks.
+        tasks: how many.
+        metric: `"accuracy"`, `"mse"`, `"bit_error"` or `"points"` (a difference).
+        goal: in words.
+        reached: None where there is nothing to be reached.
+        transductive: whether predictions depended on the other queries.
+        untrained: the same of the learner untrained, where the goal asks for it.
+        reason: why it is not reached.
+    """
+
+    setting: str
+    published: float | None
+    interval: float | None
+    ours: float
+    half_width: float | None
+    tasks: int
+    metric: str
+    goal: str
+    reached: bool | None
+    transductive: bool
+    untrained: float | None = None
+    reason: str = ""
+
+
+@dataclass
+class Result:
+    """A reproduction's rows, and what it took.
+
+    Attributes:
+        name, title, paper, profile, digest, seed: what was run.
+        outcomes: its rows.
+        training: seconds, steps, meta_batch, best_step, examples; parameters of the learner; engine mode.
+        paper_budget: what the paper trained for.
+        environment: versions, machine, commit.
+        date: when it was finished.
+        log: file of the training's metrics, beside the result.
+    """
+
+    name: str
+    title: str
+    paper: str
+    profile: str
+    digest: str
+    seed: int
+    outcomes: list[Outcome]
+    training: dict[str, Any]
+    paper_budget: str
+    environment: dict[str, Any]
+    date: str
+    log: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Result:
+        return cls(**{**content, "outcomes": [Outcome(**one) for one in content["outcomes"]]})
+
+
+def reproduce(
+    specification: Specification | str,
+    profile: str = "cpu",
+    *,
+    seed: int | None = None,
+    out: str | Path = "runs/reproduce",
+    results: str | Path = FOLDER,
+    data_dir: str | Path | None = None,
+    device: str = "auto",
+    tasks: int | None = None,
+    say: Say = print,
+) -> Result:
+    """Trains (or takes up, or finds trained) what a reproduction describes, measures it, and keeps the result.
+
+    Args:
+        specification: a committed one's name, or one of your own.
+        profile: the budget, `"cpu"` or `"full"`.
+        seed: in place of the configuration's.
+        out: of the run folders, one for each configuration: a run that was broken off goes on.
+        results: where `NAME.PROFILE.json` and the log of the training are kept.
+        data_dir: where local copies of the data lie.
+        device: to train on.
+        tasks: to measure on, in place of each row's number: to try it out, nothing is kept.
+        say: is told what is being done.
+
+    Raises:
+        ConfigError: no such reproduction or profile.
+        KshotError: the data is not there, or the training failed.
+    """
+    spec = load(specification) if isinstance(specification, str) else specification
+    config = spec.run_config(profile, seed)
+    digest = spec.digest(profile, seed)
+    learner, source, training = trained(spec, profile, seed, out=out, data_dir=data_dir, device=device, say=say)
+    outcomes = []
+    for row in spec.rows_of(profile):
+        other = None
+        if row.against is not None:
+            say(f"{row.setting}: against {row.against}")
+            other = trained(load(row.against), profile, seed, out=out, data_dir=data_dir, device=device, say=say)[0]
+        found = measure(learner, source, row, tasks or row.count, other)
+        untrained = None
+        if row.above_untrained is not None:
+            untrained = measure(_untrained(config, source, learner), source, row, tasks or row.count, None)
+        outcomes.append(judge(row, found, untrained, spec, training))
+        say(f"{spec.title}, {row.setting}: {_show(outcomes[-1])}")
+    result = Result(
+        name=spec.name,
+        title=spec.title,
+        paper=spec.paper,
+        profile=profile,
+        digest=digest,
+        seed=config.training.seed,
+        outcomes=outcomes,
+        training=training,
+        paper_budget=spec.paper_budget,
+        environment={k: v for k, v in environment(device_of(learner)).items() if k != "command"},
+        date=datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+    )
+    if tasks is not None:
+        return result
+    stem = result_stem(spec, profile, seed)
+    folder = Path(results)
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics = run_folder(spec, profile, seed, out) / "metrics.jsonl"
+    if metrics.is_file():
+        result.log = f"{stem}.metrics.jsonl"
+        shutil.copyfile(metrics, folder / result.log)
+    atomic_file(folder / f"{stem}.json", json.dumps(result.to_dict(), indent=1) + "\n")
+    return result
+
+
+def trained(
+    spec: Specification,
+    profile: str,
+    seed: int | None,
+    *,
+    out: str | Path,
+    data_dir: str | Path | None = None,
+    device: str = "auto",
+    say: Say = print,
+) -> tuple[Learner, TaskSource, dict[str, Any]]:
+    """The learner of a reproduction, trained now where it is not yet; its tasks; and what the training took."""
+    config = spec.run_config(profile, seed)
+    source = build_source(config, data_dir)
+    folder = run_folder(spec, profile, seed, out)
+    done = folder / "training.json"
+    if done.is_file():
+        say(f"{spec.name}: trained already, in {folder}")
+        return from_pretrained(folder), source, json.loads(done.read_text(encoding="utf-8"))
+    say(f"{spec.name}: {config.training.steps} steps, in {folder}")
+    learner = build_learner(config, source)
+    result = build_trainer(config, learner, source, out=str(folder), resume=True, device=device).fit()
+    training = {
+        "seconds": round(result.seconds, 1),
+        "steps": result.steps,
+        "best_step": result.best_step,
+        "meta_batch": config.training.meta_batch,
+        "examples": result.examples,
+        "parameters": count_parameters(learner),
+        "mode": result.mode,
+        "val": None if result.val is None else result.val.to_dict(),
+    }
+    atomic_file(done, json.dumps(training, indent=1) + "\n")
+    return learner, source, training
+
+
+def run_folder(spec: Specification, profile: str, seed: int | None, out: str | Path) -> Path:
+    """Where a reproduction trains: another configuration, another folder."""
+    return Path(out) / f"{spec.name}-{profile}-{spec.digest(profile, seed)}"
+
+
+def result_stem(spec: Specification, profile: str, seed: int | None) -> str:
+    """The name of a result, without its ending; another seed than the configuration's is part of it."""
+    return f"{spec.name}.{profile}" + ("" if seed is None else f".seed{seed}")
+
+
+def read_result(spec: Specification, profile: str, results: str | Path, seed: int | None = None) -> Result | None:
+    """The kept result, or None.
+
+    Raises:
+        KshotError: the file is not one of a result.
+    """
+    path = Path(results) / f"{result_stem(spec, profile, seed)}.json"
+    if not path.is_file():
+        return None
+    try:
+        return Result.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError) as error:
+        raise KshotError(f"{path} is not the result of a reproduction ({error}): remove it and run it again") from error
+
+
+def judge(
+    row: Row, found: Measured, untrained: Measured | None, spec: Specification, training: dict[str, Any]
+) -> Outcome:
+    """A measured row beside what it should reach."""
+    ours, half = found.percent
+    reached: bool | None = None
+    sign = -1 if found.lower_is_better else 1
+    goal = ""
+    if row.above_untrained is not None and untrained is not None:
+        goal = f"{row.above_untrained:g} points above untrained ({untrained.percent[0]:.1f})"
+        reached = sign * (ours - untrained.percent[0]) >= row.above_untrained
+    elif row.within is not None and row.published is not None:
+        goal = f"within {row.within:g} points"
+        reached = sign * (ours - row.published) >= -row.within
+    elif row.at_least is not None:
+        goal = f"at least {row.at_least:g}"
+        # A difference has to be told from nothing: its whole interval counts.
+        reached = (ours - (half if found.difference else 0.0)) >= row.at_least
+    elif row.at_most is not None:
+        goal = f"at most {row.at_most:g}"
+        reached = ours <= row.at_most
+    elif row.published is not None:
+        goal = "within both intervals"
+        reached = sign * (ours - row.published) >= -((row.interval or 0.0) + half)
+    reason = ""
+    if reached is False:
+        budget = (
+            f"trained {training['seconds'] / 60:.0f} minutes: {training['steps']:,} steps of {training['meta_batch']}"
+        )
+        reason = row.reason or (f"{budget}; the paper {spec.paper_budget}" if spec.paper_budget else budget)
+    return Outcome(
+        setting=row.setting,
+        published=row.published,
+        interval=row.interval,
+        ours=ours,
+        half_width=half,
+        tasks=found.interval.n,
+        metric=found.metric,
+        goal=goal,
+        reached=reached,
+        transductive=found.transductive,
+        untrained=None if untrained is None else untrained.percent[0],
+        reason=reason,
+    )
+
+
+def _untrained(config: RunConfig, source: TaskSource, like: Learner) -> Learner:
+    learner = build_learner(config, source).eval()
+    learner.transform, learner.provenance = like.transform, like.provenance
+    parameter = next(like.parameters(), None)
+    return learner if parameter is None else learner.to(parameter.device)
+
+
+def _show(one: Outcome) -> str:
+    published = "" if one.published is None else f", published {one.published:g}"
+    verdict = {True: "reached", False: "not reached", None: "nothing to reach"}[one.reached]
+    return f"{one.ours:.2f} ± {one.half_width:.2f}{published}, {one.goal}: {verdict}"

@@ -1,0 +1,144 @@
+"""What a reproduction is: a configuration, its budgets, and the numbers that its paper prints."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from importlib import resources
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from kshot.errors import ConfigError, suggest
+from kshot.training.config import parse_config
+from kshot.training.schema import Options, RunConfig, Section
+from kshot.yaml_keys import numbers, put
+
+FOLDER = "reproductions"
+"""Of the committed specifications, in the package; and of their results, in the working directory."""
+
+Profile = Literal["cpu", "full"]
+
+
+class Row(Section):
+    """One number of a paper's and how ours is measured.
+
+    Attributes:
+        setting: as the table calls it.
+        published: the paper's number; None where it has none for this setting. Accuracies, gains and bit errors in
+            percent.
+        interval: half of the interval that the paper prints with it.
+        tasks: options of the test split (way, shot, ...).
+        options: of the learner's `adapt`.
+        norm: predict with this policy of normalisation in place of the one that the learner was trained with
+            (`GradientLearner`): `"batch"` is transductive.
+        count: how many tasks.
+        measure: `"score"`; `"instance"`, the accuracy at a class's `instance`-th example, before its label is seen;
+            `"unlabelled"`, how much the unlabelled examples of the support help; `"against"`, how much better than
+            another reproduction's learner, `against`, on the same tasks.
+        within, at_least, at_most, above_untrained: what counts as reached: so many points below the published number,
+            a number, or so many points above the same learner untrained. Without any of them: the published number,
+            within its interval and ours.
+        profiles: in which ones it is measured.
+        reason: why it falls short, where that is known to be more than the budget.
+    """
+
+    setting: str
+    published: float | None = None
+    interval: float | None = None
+    tasks: Options = Field(default_factory=dict)
+    options: Options = Field(default_factory=dict)
+    norm: Literal["support", "batch"] | None = None
+    count: int = 1000
+    measure: Literal["score", "instance", "unlabelled", "against"] = "score"
+    instance: int = 1
+    against: str | None = None
+    within: float | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+    above_untrained: float | None = None
+    profiles: tuple[Profile, ...] = ("cpu", "full")
+    reason: str = ""
+
+
+class Specification(Section):
+    """A committed reproduction.
+
+    Attributes:
+        name: of the file.
+        title: the learner, as the table calls it.
+        paper: where the published numbers are printed.
+        paper_budget: what the paper trained for.
+        config: a run's configuration.
+        profiles: of each budget, the keys of the configuration that it changes, `training.steps` say.
+        rows: the numbers.
+    """
+
+    name: str
+    title: str
+    paper: str
+    paper_budget: str = ""
+    config: dict[str, Any]
+    profiles: dict[Profile, Options]
+    rows: list[Row]
+
+    def run_config(self, profile: str, seed: int | None = None) -> RunConfig:
+        """The configuration of a profile, with another seed where one is given.
+
+        Raises:
+            ConfigError: no such profile, or a configuration that makes no sense.
+        """
+        if profile not in self.profiles:
+            raise ConfigError(
+                f"{self.name} has no profile {profile!r}, only {' and '.join(self.profiles)}: choose one with --profile"
+            )
+        content = copy.deepcopy(self.config)
+        for key, value in self.profiles[profile].items():
+            put(content, key, value)
+        if seed is not None:
+            put(content, "training.seed", seed)
+        return parse_config(content, f"reproduction {self.name}")
+
+    def rows_of(self, profile: str) -> list[Row]:
+        return [row for row in self.rows if profile in row.profiles]
+
+    def digest(self, profile: str, seed: int | None = None) -> str:
+        """Of what decides the run: another digest is another run."""
+        content = json.dumps(self.run_config(profile, seed).to_dict(), sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+
+def names() -> list[str]:
+    """The committed reproductions."""
+    folder = resources.files("kshot") / FOLDER
+    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
+
+
+def load(name: str) -> Specification:
+    """A committed reproduction.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    known = names()
+    if name not in known:
+        raise ConfigError(f"there is no reproduction {name!r}. {suggest(name, known)}")
+    import yaml
+
+    text = (resources.files("kshot") / FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+    return parse(yaml.safe_load(text), name)
+
+
+def parse(content: dict[str, Any], name: str) -> Specification:
+    """A reproduction from what YAML gives.
+
+    Raises:
+        ConfigError: it is none; with the key that is wrong.
+    """
+    try:
+        return Specification.model_validate({"name": name, **numbers(content)})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"reproduction {name}: {where}: {first['msg']}") from error

@@ -1,0 +1,93 @@
+"""The table of reproductions: published, ours, the budget, reached or not and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from kshot.evaluation.reproduction import Outcome, Result, read_result
+from kshot.evaluation.reproduction_spec import Specification, load, names
+
+HEAD = ("learner", "setting", "published", "ours", "goal", "training", "transductive", "")
+
+
+def entries(
+    results: str | Path, profile: str = "cpu", only: Iterable[str] | None = None
+) -> list[tuple[Specification, Result | None]]:
+    """The committed reproductions with their kept results; None where there is none, or the configuration has changed
+    since."""
+    found = []
+    for name in names() if only is None else only:
+        spec = load(name)
+        if profile not in spec.profiles:
+            continue
+        result = read_result(spec, profile, results)
+        if result is not None and result.digest != spec.digest(profile):
+            result = None
+        found.append((spec, result))
+    return found
+
+
+def rows(found: list[tuple[Specification, Result | None]], profile: str = "cpu") -> list[list[str]]:
+    """The cells of the table."""
+    cells = []
+    for spec, result in found:
+        if result is None:
+            for row in spec.rows_of(profile):
+                published = "-" if row.published is None else f"{row.published:g}"
+                cells.append([spec.title, row.setting, published, "-", "", "", "", "not run"])
+            continue
+        for one in result.outcomes:
+            cells.append(
+                [
+                    result.title,
+                    one.setting,
+                    _published(one),
+                    _ours(one),
+                    one.goal,
+                    _training(result),
+                    "yes" if one.transductive else "",
+                    {True: "reached", False: "not reached", None: ""}[one.reached],
+                ]
+            )
+    return cells
+
+
+def shortfalls(found: list[tuple[Specification, Result | None]]) -> list[str]:
+    """Why what is not reached is not."""
+    return [
+        f"{result.title}, {one.setting}: {one.reason}"
+        for _, result in found
+        if result is not None
+        for one in result.outcomes
+        if one.reached is False
+    ]
+
+
+def markdown(found: list[tuple[Specification, Result | None]], profile: str = "cpu") -> str:
+    """The table for the docs."""
+    lines = ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
+    lines += ["| " + " | ".join(row) + " |" for row in rows(found, profile)]
+    return "\n".join([*lines, "", *(f"- {line}." for line in shortfalls(found))]) + "\n"
+
+
+def to_dict(found: list[tuple[Specification, Result | None]]) -> list[dict[str, Any]]:
+    return [{"name": spec.name, "result": None if result is None else result.to_dict()} for spec, result in found]
+
+
+def _published(one: Outcome) -> str:
+    if one.published is None:
+        return "-"
+    return f"{one.published:g}" + (f" ± {one.interval:g}" if one.interval is not None else "")
+
+
+def _ours(one: Outcome) -> str:
+    digits = 3 if one.metric == "mse" else 2
+    sign = "+" if one.metric == "points" else ""
+    return f"{one.ours:{sign}.{digits}f} ± {one.half_width or 0.0:.{digits}f}"
+
+
+def _training(result: Result) -> str:
+    t = result.training
+    return f"{t['seconds'] / 60:.1f} min, {t['steps']:,} x {t['meta_batch']}"
