@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from test_maml import Linear, regression_task
@@ -10,6 +12,8 @@ import kshot
 from kshot import models, testing
 from kshot.errors import UnsupportedError
 from kshot.learners.imaml import conjugate_gradients
+from kshot.learners.maml import importance
+from kshot.learners.metalstm import preprocess
 from kshot.learners.reptile import minibatch
 
 
@@ -114,5 +118,159 @@ def test_conjugate_gradients_solve_and_stop_at_negative_curvature():
     ],
 )
 def test_what_cannot_be_built(make, message):
+    with pytest.raises(UnsupportedError, match=message):
+        make()
+
+
+# ---------------------------------------------------------------- MAML++
+
+
+def test_learned_rates_begin_as_maml_and_the_last_row_serves_further_steps():
+    episodes = testing.gaussian_episodes(3)
+    torch.manual_seed(0)
+    maml = kshot.MAML(models.MLP(8, hidden=(16,)), way=5, inner_lr=0.2, inner_steps=2)
+    torch.manual_seed(0)
+    plus = kshot.MAML(models.MLP(8, hidden=(16,)), way=5, inner_lr=0.2, inner_steps=2, learned_rates=True)
+    losses = plus(episodes, mode="loop")
+    torch.testing.assert_close(losses, maml(episodes, mode="loop"))
+    losses.mean().backward()
+    assert plus.rates.shape == (2, 4)  # a rate for each step and layer
+    assert bool((plus.rates.grad != 0).all())
+    with torch.no_grad():
+        plus.rates[1].zero_()
+    support = episodes[0].support
+    for name, value in plus.adapt(support, steps=4)["parameters"].items():
+        torch.testing.assert_close(value, plus.adapt(support, steps=1)["parameters"][name])
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_the_losses_of_all_steps_count_alike_at_first_and_the_last_alone_at_last(steps):
+    for progress in (0.0, 0.3, 0.9, 1.0):
+        weights = importance(steps, progress)
+        assert float(weights.sum()) == pytest.approx(1)
+        assert bool((weights >= 0.03 / steps - 1e-7).all())
+    torch.testing.assert_close(importance(steps, 0.0), torch.full((steps,), 1 / steps))
+    torch.testing.assert_close(importance(steps, 1.0)[:-1], torch.full((steps - 1,), 0.03 / steps))
+
+
+def test_multi_step_loss_is_the_weighted_sum_of_the_losses_after_each_step():
+    episodes = testing.gaussian_episodes(2)
+    torch.manual_seed(0)
+    learner = kshot.MAML(models.MLP(8, hidden=(16,)), way=5, inner_lr=0.2, inner_steps=3, multi_step=10)
+    last = learner(episodes, mode="loop")  # before it is told of a step, only the last loss counts
+    learner.begin_step(5)
+    found = learner(episodes, mode="loop")
+    expected = []
+    for task in episodes:
+        each = [
+            learner.loss(learner.predict(learner.adapt(task.support, steps=k), task.query.x), task.query)
+            for k in (1, 2, 3)
+        ]
+        expected.append((torch.stack(each) * importance(3, 0.5)).sum())
+    torch.testing.assert_close(found, torch.stack(expected))
+    torch.testing.assert_close(learner(episodes, mode="vmap"), found)
+    learner.begin_step(10)
+    torch.testing.assert_close(learner(episodes, mode="loop"), last)
+
+
+def test_the_first_outer_steps_are_of_first_order():
+    learner = kshot.MAML(models.MLP(8, hidden=(16,)), way=5, first_order_until=3)
+    orders = []
+    for step in range(5):
+        learner.begin_step(step)
+        orders.append((learner.order, learner.meta_gradient))
+    assert orders == [(1, "first_order")] * 3 + [(2, "exact")] * 2
+
+
+def test_norm_layers_have_a_scale_for_each_step_that_the_inner_loop_leaves_alone():
+    torch.manual_seed(0)
+    backbone = models.Conv4(1, channels=8, image_size=16)
+    learner = kshot.MAML(backbone, way=3, inner_lr=0.1, inner_steps=2, step_norms=True)
+    assert all(v.shape == (3, 8) for v in learner.step_norms.values)  # at the start and after each step
+    support = kshot.Examples.of(torch.rand(6, 1, 16, 16), torch.tensor([0, 1, 2] * 2))
+    adapted = learner.adapt(support)["parameters"]
+    for name, rows in zip(learner.step_norms.names, learner.step_norms.values, strict=True):
+        torch.testing.assert_close(adapted[name], rows[-1])
+    loss = learner.loss(learner.predict(learner.adapt(support), support.x), support)
+    loss.backward()
+    assert all(v.grad is not None and bool((v.grad != 0).any(-1).all()) for v in learner.step_norms.values)
+    assert not any(dict(learner.network.named_parameters())[name].requires_grad for name in learner.step_norms.names)
+
+
+def test_the_trainer_says_how_far_it_is_also_after_a_resume(tmp_path):
+    class Told(kshot.ProtoNet):
+        told: list[int]
+
+        def begin_step(self, step):
+            self.told.append(step)
+
+    source = kshot.tasks.load("glyphs", way=3, shot=1, query=1)
+    learner = Told(models.Conv4(1, channels=4))
+    learner.told = []
+    kshot.Trainer(learner, source, steps=3, meta_batch=1, val_tasks=2, progress=False).fit()
+    assert learner.told == [0, 0, 1, 2]  # once before the engine mode is chosen
+
+
+# ---------------------------------------------------------------- Meta-LSTM, ALFA, CNAPs
+
+
+def test_metalstm_with_idle_gates_is_gradient_descent_with_a_decay():
+    learner = kshot.MetaLSTM(Linear(), inner_lr=0.05, inner_steps=1)
+    with torch.no_grad():
+        learner.gates.weight.zero_()
+    episodes, (a, y, _, _) = regression_task(0)
+    learner = learner.double()
+    w = learner.network.backbone.w.detach()
+    gradient = 2 / len(y) * a.T @ (a @ w - y)
+    keep = torch.sigmoid(torch.tensor(5.0, dtype=torch.float64))
+    step = torch.sigmoid(learner.gates.bias[0].detach())
+    assert float(step) == pytest.approx(0.05)
+    adapted = learner.adapt(episodes[0].support)["parameters"]["backbone.w"]
+    torch.testing.assert_close(adapted, keep * w - step * gradient)
+
+
+def test_preprocessed_gradients():
+    """Ravi and Larochelle 2017, appendix A, with p = 10."""
+    x = torch.tensor([math.e, -math.exp(-5), 0.0, math.exp(-11)], dtype=torch.float64)
+    expected = torch.tensor([[0.1, 1], [-0.5, -1], [-1, 0], [-1, math.exp(-1)]], dtype=torch.float64)
+    torch.testing.assert_close(preprocess(x), expected)
+
+
+def test_alfa_begins_as_gradient_descent_with_weight_decay():
+    learner = kshot.ALFA(Linear(), inner_lr=0.05, inner_steps=1, decay=0.1).double()
+    episodes, (a, y, _, _) = regression_task(1)
+    w = learner.network.backbone.w.detach()
+    gradient = 2 / len(y) * a.T @ (a @ w - y)
+    adapted = learner.adapt(episodes[0].support)["parameters"]["backbone.w"]
+    torch.testing.assert_close(adapted, (1 - 0.05 * 0.1) * w - 0.05 * gradient, rtol=1e-6, atol=1e-8)
+
+
+def test_cnaps_makes_a_network_for_the_task_and_a_head_for_any_number_of_classes():
+    torch.manual_seed(0)
+    learner = kshot.CNAPs(models.Conv4(1, channels=4, image_size=16)).eval()
+    with torch.no_grad():
+        learner.modulation[-1].weight.mul_(100)
+    first, second = (kshot.Examples.of(torch.rand(2 * way, 1, 16, 16), torch.arange(way).repeat(2)) for way in (3, 7))
+    a, b = learner.adapt(first), learner.adapt(second)
+    assert a["head"].shape == (3, 4)
+    assert b["head"].shape == (7, 4)
+    name = next(iter(learner.sizes))
+    assert not torch.allclose(a["parameters"][name], b["parameters"][name])
+    assert learner.predict(b, second.x).shape == (14, 7)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: kshot.MAML(models.MLP(8), way=5, step_norms=True),
+            "no norm layers: build the backbone with norm='batch'",
+        ),
+        (lambda: kshot.MAML(models.MLP(8), way=5, multi_step=-1), "outer steps of at least 0, got -1 and 0"),
+        (lambda: kshot.CNAPs(models.MLP(8), norm="layer"), "expected norm 'support' or 'batch', got 'layer'"),
+        (lambda: kshot.CNAPs(models.MLP(8, hidden=())), "neither norm layers nor biases"),
+    ],
+)
+def test_what_cannot_be_adapted_so(make, message):
     with pytest.raises(UnsupportedError, match=message):
         make()

@@ -34,7 +34,7 @@ def command(
     tasks: Annotated[
         int | None,
         typer.Option(
-            min=2, help="Test tasks, in place of each row's: to try it out, nothing is kept.", show_default=False
+            min=2, help="Test tasks instead of each row's: to try it out, nothing is kept.", show_default=False
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",

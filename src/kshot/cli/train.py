@@ -31,7 +31,10 @@ def command(
         str | None,
         typer.Argument(metavar="[CONFIG]", help="A YAML file, a run folder, or the name of a shipped configuration."),
     ] = None,
-    learner: Annotated[str | None, typer.Option(help="protonet, maml, anil.", show_default=False)] = None,
+    learner: Annotated[
+        str | None,
+        typer.Option(help="protonet, maml, ridgenet, snail, ...: any of kshot.learners.", show_default=False),
+    ] = None,
     backbone: Annotated[
         str | None, typer.Option(help="conv4, resnet12, mlp; by default one that fits the data.", show_default=False)
     ] = None,

@@ -118,9 +118,23 @@ def _compiled(learner: Hooks, function: TaskFunction, key: Any) -> TaskFunction:
     return cache[slot]
 
 
+def fitted(learner: Hooks, episodes: Episodes) -> Episodes:
+    """The episodes with room for as many classes as a fixed head has.
+
+    Raises:
+        UnsupportedError: they have more.
+    """
+    if learner.way is not None and episodes.way > learner.way:
+        raise UnsupportedError(
+            f"this {type(learner).__name__} has a head of {learner.way} classes, the tasks have {episodes.way}: make "
+            f"it with way={episodes.way}, or use a learner without a fixed head (ProtoNet)"
+        )
+    return episodes.widen(learner.way)
+
+
 def task_losses(learner: Hooks, episodes: Episodes, mode: str, chunk: int | None = None) -> Tensor:
     """The objective of every task of a meta-batch of raw inputs, `[T]`, differentiable in the learner's parameters."""
-    featured = with_features(learner, episodes.widen(learner.way))
+    featured = with_features(learner, fitted(learner, episodes))
     losses: Tensor = map_tasks(learner, learner.objective, featured, mode, chunk, key="objective")
     return losses
 
@@ -149,7 +163,7 @@ def predict_queries(
         return learner.predict_with_mask(learner.adapt(support, **options), query)
 
     with torch.no_grad():
-        wide = episodes.widen(learner.way)
+        wide = fitted(learner, episodes)
         featured = with_features(learner, wide) if cache is None else cache(wide)
         output = map_tasks(learner, run, featured, mode, chunk, key=("predict", tuple(sorted(options.items()))))
     # A head of more classes than the tasks have answers for those alone.

@@ -250,9 +250,8 @@ def judge(
         reached = sign * (ours - row.published) >= -((row.interval or 0.0) + half)
     reason = ""
     if reached is False:
-        budget = (
-            f"trained {training['seconds'] / 60:.0f} minutes: {training['steps']:,} steps of {training['meta_batch']}"
-        )
+        minutes, steps = training["seconds"] / 60, training["steps"]
+        budget = f"trained {minutes:.1f} minutes: {steps:,} steps of {training['meta_batch']} tasks"
         reason = row.reason or (f"{budget}; the paper {spec.paper_budget}" if spec.paper_budget else budget)
     return Outcome(
         setting=row.setting,

@@ -1,0 +1,189 @@
+"""Learners that read the support: recurrent, convolutional, attentive, averaged."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import kshot
+from kshot import models, testing
+from kshot.errors import UnsupportedError
+from kshot.models.attention import MultiHeadAttention
+from kshot.models.recurrent import LSTMCell
+
+
+def task(seed=0, way=5):
+    return testing.gaussian_episodes(1, seed=seed, way=way)[0]
+
+
+def first(examples, n):
+    return kshot.Examples(examples.x[:n], examples.y[:n], examples.mask[:n], examples.classes)
+
+
+# ---------------------------------------------------------------- parts
+
+
+def test_the_lstm_cell_is_torchs():
+    torch.manual_seed(0)
+    ours, theirs = LSTMCell(3, 4), nn.LSTMCell(3, 4)
+    order = [0, 1, 3, 2]  # torch's rows are input, forget, cell, output; ours input, forget, output, cell
+    with torch.no_grad():
+        for ours_part, parts in ((ours.gates.weight, (theirs.weight_ih, theirs.weight_hh)),):
+            ours_part.copy_(torch.cat([torch.cat([p.chunk(4)[i] for i in order]) for p in parts], 1))
+        ours.gates.bias.copy_(torch.cat([(theirs.bias_ih + theirs.bias_hh).chunk(4)[i] for i in order]))
+    x, state = torch.randn(2, 3), (torch.randn(2, 4), torch.randn(2, 4))
+    for a, b in zip(ours(x, state), theirs(x, state), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_attention_is_torchs_and_leaves_out_what_is_masked():
+    torch.manual_seed(0)
+    ours, theirs = MultiHeadAttention(8, 2), nn.MultiheadAttention(8, 2, batch_first=True)
+    with torch.no_grad():
+        parts = (ours.query, ours.key, ours.value)
+        theirs.in_proj_weight.copy_(torch.cat([p.weight for p in parts]))
+        theirs.in_proj_bias.copy_(torch.cat([p.bias for p in parts]))
+        theirs.out_proj.weight.copy_(ours.out.weight)
+        theirs.out_proj.bias.copy_(ours.out.bias)
+    x, z = torch.randn(1, 3, 8), torch.randn(1, 5, 8)
+    mask = torch.tensor([[True, True, False, True, False]])
+    expected, _ = theirs(x, z, z, key_padding_mask=~mask)
+    torch.testing.assert_close(ours(x, ours.remember(z, z), mask), expected)
+    assert torch.isfinite(ours(x, ours.remember(z, z), torch.zeros(1, 5, dtype=torch.bool))).all()
+
+
+def test_heads_have_to_divide_the_size():
+    with pytest.raises(UnsupportedError, match="divides the size 10, got 4"):
+        MultiHeadAttention(10, 4)
+
+
+# ---------------------------------------------------------------- recurrent
+
+
+@pytest.fixture
+def lstm():
+    torch.manual_seed(0)
+    return kshot.LSTMLearner(models.MLP(8, hidden=(16,)), way=5, hidden=12, layers=2).eval()
+
+
+def featured(learner, examples):
+    return examples.replace_x(learner.features(examples.x).detach())
+
+
+def test_an_online_answer_does_not_know_its_own_label_nor_what_comes_later(lstm):
+    support = featured(lstm, task().support)
+    answers = lstm.online(support)
+    i = 7
+    changed = support.y.clone()
+    changed[i:] = (changed[i:] + 1) % 5
+    other = lstm.online(kshot.Examples(support.x, changed, support.mask, support.classes))
+    torch.testing.assert_close(other[: i + 1], answers[: i + 1])
+    assert not torch.allclose(other[i + 1], answers[i + 1])
+
+
+def test_a_query_is_one_more_step(lstm):
+    support = featured(lstm, task().support)
+    n = support.size - 1
+    query = support.x[n:]
+    torch.testing.assert_close(lstm.predict(lstm.adapt(first(support, n)), query)[0], lstm.online(support)[n])
+
+
+def test_the_objective_is_the_mean_over_support_and_queries(lstm):
+    episode = task()
+    support, query = featured(lstm, episode.support), featured(lstm, episode.query)
+    outputs = torch.cat([lstm.online(support), lstm.predict(lstm.adapt(support), query.x)])
+    expected = nn.functional.cross_entropy(outputs, torch.cat([support.y, query.y]))
+    torch.testing.assert_close(lstm.objective(support, query), expected)
+
+
+# ---------------------------------------------------------------- SNAIL
+
+
+def test_snails_cached_support_gives_what_the_whole_sequence_gives():
+    torch.manual_seed(0)
+    learner = kshot.SNAIL(models.MLP(8, hidden=(16,)), way=5, max_support=25, filters=6, sizes=((4, 5),) * 3).eval()
+    episode = task()
+    support, query = featured(learner, episode.support), featured(learner, episode.query)
+    found = learner.predict(learner.adapt(support), query.x)
+    for i in (0, 3):
+        labels = nn.functional.one_hot(support.y, 5).float()
+        h = torch.cat([torch.cat([support.x, labels], 1), torch.cat([query.x[i], torch.zeros(5)])[None]])
+        for block in learner.blocks:
+            h, _ = block.read(h, torch.ones(26, dtype=torch.bool))
+        torch.testing.assert_close(found[i], learner.head(h[-1]))
+
+
+def test_snail_says_how_much_support_it_was_made_for():
+    learner = kshot.SNAIL(models.MLP(8, hidden=(16,)), way=5, max_support=10, filters=4, sizes=((4, 4),) * 3)
+    x, y = torch.randn(11, 8), ["a", "b", "c", "d", "e"] * 2 + ["a"]
+    with pytest.raises(UnsupportedError, match=r"at most 10 support examples, got 11: make it with max_support=11"):
+        kshot.adapt(learner, (x, y))
+    with pytest.raises(UnsupportedError, match="max_support of at least 1 example, got 0"):
+        kshot.SNAIL(models.MLP(8), way=5, max_support=0)
+
+
+# ---------------------------------------------------------------- in context, neural processes
+
+
+def test_a_longer_prompt_than_in_training_is_read():
+    torch.manual_seed(0)
+    learner = kshot.InContextTransformer(models.MLP(8, hidden=(16,)), way=5, size=16, layers=2, heads=2)
+    model = kshot.adapt(learner, (torch.randn(60, 8), [i % 5 for i in range(60)]))
+    assert model.predict(torch.randn(4, 8)).shape == (4, 5)
+
+
+def test_a_cnp_sees_its_support_as_a_mean_of_encoded_pairs():
+    torch.manual_seed(0)
+    learner = kshot.CNP(models.MLP(1, hidden=()), size=16).eval()
+    support = testing.sinusoid_episodes(1)[0].support
+    pairs = torch.cat([support.x, support.y], -1)
+    torch.testing.assert_close(learner.adapt(support)["representation"], learner.encoder(pairs).mean(0))
+    twice = kshot.Examples(*(torch.cat([t, t]) for t in (support.x, support.y, support.mask)), support.classes)
+    torch.testing.assert_close(learner.adapt(twice)["representation"], learner.adapt(support)["representation"])
+
+
+@pytest.mark.parametrize("make", [kshot.CNP, kshot.ANP])
+def test_a_neural_process_says_how_sure_it_is(make):
+    """sigma = 0.1 + 0.9 softplus(.), and a log-variance is what the loss takes."""
+    torch.manual_seed(0)
+    learner = make(models.MLP(1, hidden=()), size=16).eval()
+    support = testing.sinusoid_episodes(1)[0].support
+    mean, log_variance = learner.predict(learner.adapt(support), torch.linspace(-9, 9, 7)[:, None]).chunk(2, -1)
+    assert mean.shape == log_variance.shape == (7, 1)
+    assert bool((log_variance > 2 * torch.log(torch.tensor(0.1))).all())
+
+
+def test_an_attentive_process_looks_at_the_points_nearby():
+    """Two supports that have the same mean representation but for where their points are."""
+    torch.manual_seed(0)
+    learner = kshot.ANP(models.MLP(1, hidden=()), size=16, heads=2).eval()
+    support = testing.sinusoid_episodes(1)[0].support
+    adapted = learner.adapt(support)
+    x = torch.tensor([[-4.0], [4.0]])
+    read = learner.across(learner.keys(x), adapted["memory"], adapted["mask"])
+    assert not torch.allclose(read[0], read[1])
+
+
+@pytest.mark.parametrize("name", ["LSTMLearner", "SNAIL", "InContextTransformer", "CNP", "ANP", "MAML", "ANIL"])
+def test_a_fixed_head_refuses_more_classes_than_it_has(name):
+    learner = getattr(kshot, name).tiny()
+    with pytest.raises(UnsupportedError, match=f"this {name} has a head of 5 classes, the support set has 6"):
+        kshot.adapt(learner, (torch.randn(12, 8), list("abcdef") * 2))
+    with pytest.raises(UnsupportedError, match=f"this {name} has a head of 5 classes, the tasks have 6"):
+        learner(testing.gaussian_episodes(2, way=6))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: kshot.LSTMLearner(models.MLP(8), way=5, layers=0),
+            "at least one layer of at least one unit, got 0 of 200",
+        ),
+        (lambda: kshot.InContextTransformer(models.MLP(8), way=5, layers=0), "at least one layer, got 0"),
+    ],
+)
+def test_what_cannot_be_built(make, message):
+    with pytest.raises(UnsupportedError, match=message):
+        make()
