@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from kshot import artifacts, engine
-from kshot.episodes import Episodes, Examples
+from kshot import artifacts, engine, metrics
+from kshot.episodes import Episodes, Examples, first_tensor
 from kshot.errors import UnsupportedError
 from kshot.learners import AdaptedModel, Learner, adapt
 from kshot.randomness import seeded
@@ -161,18 +161,29 @@ def check_adapted(factory: Factory, kind: str) -> None:
 
 
 def check_transductive(factory: Factory, kind: str) -> None:
-    """A prediction depends on other queries only where the learner says so."""
+    """A prediction depends on other queries only where the learner says so: on all of them (transductive), or on those
+    before it (sequential)."""
     learner = _make(factory).eval()
     if learner.transductive:
         return
     task = toy_episodes(kind, 1)[0]
+    size = task.query.size
     together = outputs_of(learner, task.support, task.query)
-    one = task.query.map(lambda t: t[:1] if t.shape[:1] == (task.query.size,) else t)
-    _close(
-        outputs_of(learner, task.support, one),
-        together[:1],
-        "a prediction depends on the other queries: declare transductive",
-    )
+
+    def some(rows: slice) -> Tensor:
+        return outputs_of(learner, task.support, task.query.map(lambda t: t[rows] if t.shape[:1] == (size,) else t))
+
+    if not learner.sequential:
+        message = "a prediction depends on the other queries: declare transductive, or sequential where on earlier ones"
+        for i in (0, size - 1):
+            _close(some(slice(i, i + 1)), together[i : i + 1], message)
+        return
+    message = "a prediction depends on later queries: sequential says that it does not. Declare transductive"
+    for i in range(1, size):
+        _close(some(slice(0, i)), together[:i], message)
+    x = first_tensor(task.query.x)
+    later = task.query.replace_x(torch.cat([x[:1], x[1:] + 1]))
+    _close(outputs_of(learner, task.support, later)[:1], together[:1], message)
 
 
 def check_save_load(factory: Factory, kind: str) -> None:
@@ -212,7 +223,7 @@ def check_solves_toys(factory: Factory, kind: str) -> None:
     """Meta-training on the toys ends far above what needs no learning.
 
     Classification: at least 85 % where nearest means on the raw features has about 71 %. Regression: at most 60 % of
-    the error of predicting zero.
+    the error of predicting zero. Sequences: at most 60 % of the wrong bits of guessing.
     """
     learner = _make(factory)
     with seeded(0):
@@ -225,6 +236,11 @@ def check_solves_toys(factory: Factory, kind: str) -> None:
         score = float((outputs.argmax(-1) == episodes.query.y).float().mean())
         assert score >= 0.85 > baseline, (
             f"accuracy {score:.3f} on the Gaussian toys, expected at least 0.85 (raw: {baseline:.3f})"
+        )
+    elif learner.outputs == "bits":
+        score = float(metrics.bit_error(outputs, episodes.query).mean())
+        assert score <= 0.6 * baseline, (
+            f"bit error {score:.3f} on the copying toys, expected at most {0.6 * baseline:.3f}"
         )
     else:
         mean = outputs[..., : episodes.query.y.shape[-1]]
@@ -278,14 +294,14 @@ def kinds_of(learner_class: type[Learner]) -> list[str]:
         AssertionError: it has none.
     """
     kinds = []
-    for kind in ("classification", "regression"):
+    for kind in ("classification", "regression", "sequence"):
         try:
             learner_class.tiny(kind)
         except UnsupportedError:
             continue
         kinds.append(kind)
     assert kinds, (
-        f"{learner_class.__name__}.tiny() makes neither a classifier nor a regressor: the suite cannot test it"
+        f"{learner_class.__name__}.tiny() makes no learner of classes, values or sequences: the suite cannot test it"
     )
     return kinds
 
@@ -295,7 +311,7 @@ def checks(*learners: type[Learner] | Factory) -> Iterator[tuple[str, Callable[[
 
     Args:
         learners: classes that define `tiny`, or functions that make an instance for the toys (8 features and 5 ways,
-            or 1 feature and 1 value).
+            or 1 feature and 1 value, or 4 channels and 3 bits).
     """
     for item in learners:
         pairs: list[tuple[str, Factory]]
@@ -305,7 +321,7 @@ def checks(*learners: type[Learner] | Factory) -> Iterator[tuple[str, Callable[[
         else:
             factory = cast("Factory", item)
             learner = factory()
-            pairs = [("classification" if learner.outputs == "logits" else "regression", factory)]
+            pairs = [(learner.kind, factory)]
             title = type(learner).__name__
         for kind, make in pairs:
             for name, check in CHECKS.items():
