@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from kshot.learners.matching import MatchingNet
     from kshot.learners.metacurvature import MetaCurvature
     from kshot.learners.metasgd import MetaSGD
+    from kshot.learners.ntm import NTM
     from kshot.learners.protonet import ProtoNet
     from kshot.learners.relation import RelationNet
     from kshot.learners.reptile import Reptile
@@ -37,6 +38,7 @@ __all__ = [
     "ANIL",
     "IMAML",
     "MAML",
+    "NTM",
     "AdaptedModel",
     "Episodes",
     "Examples",
@@ -80,6 +82,7 @@ _HOME = {
     "MatchingNet": "kshot.learners.matching",
     "MetaCurvature": "kshot.learners.metacurvature",
     "MetaSGD": "kshot.learners.metasgd",
+    "NTM": "kshot.learners.ntm",
     "RelationNet": "kshot.learners.relation",
     "Reptile": "kshot.learners.reptile",
     "RidgeNet": "kshot.learners.ridge",

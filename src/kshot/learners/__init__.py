@@ -13,6 +13,7 @@ from kshot.learners.maml import MAML
 from kshot.learners.matching import MatchingNet
 from kshot.learners.metacurvature import MetaCurvature
 from kshot.learners.metasgd import MetaSGD
+from kshot.learners.ntm import NTM
 from kshot.learners.protonet import ProtoNet
 from kshot.learners.relation import RelationNet
 from kshot.learners.reptile import Reptile
@@ -38,6 +39,7 @@ __all__ = [
     "ANIL",
     "IMAML",
     "MAML",
+    "NTM",
     "AdaptedModel",
     "Learner",
     "MatchingNet",

@@ -227,5 +227,5 @@ def least_used(usage: Tensor, heads: int) -> Tensor:
     tensor([[0., 1., 0.],
             [0., 0., 1.]])
     """
-    order = usage.detach().argsort(-1, stable=True)[..., :heads]
+    order = usage.detach().sort(dim=-1, stable=True).indices[..., :heads]
     return (order.unsqueeze(-1) == torch.arange(usage.shape[-1], device=usage.device)).to(usage.dtype)

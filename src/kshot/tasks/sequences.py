@@ -195,7 +195,7 @@ class AssociativeRecall(Sequences):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        whole_range("items", self.items, at_least=2)
+        whole_number("the smallest number of items", self.items[0], at_least=2)
 
     @property
     def steps(self) -> int:
@@ -219,7 +219,7 @@ class AssociativeRecall(Sequences):
         items[:, :, 0, w] = 1
         items *= _first(count, most)[..., None, None]
         x = np.zeros((len(key), self.steps, self.channels), np.float32)
-        x[:, : most * (self.length + 1)] = items.reshape(len(key), -1, self.channels)
+        x[:, : most * (self.length + 1)] = items.reshape(len(key), most * (self.length + 1), self.channels)
         question = np.zeros((len(key), self.length + 2, self.channels), np.float32)
         question[:, 1:-1, :w] = vectors[tasks, asked]
         question[:, [0, -1], w + 1] = 1
