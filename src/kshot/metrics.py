@@ -17,7 +17,6 @@ from kshot.episodes import Examples
 from kshot.errors import ConfigError
 from kshot.functional import mask_logits
 
-
 METRICS = {"classification": "accuracy", "regression": "mse", "sequence": "bit_error"}
 """How tasks of each kind are scored; of accuracies more is better, of errors less."""
 

@@ -96,8 +96,14 @@ def test_the_loss_is_the_binary_cross_entropy_of_real_bits() -> None:
         ({"hidden": 0}, "expected hidden to be at least 1, got 0"),
         ({"out_features": 0}, "expected out_features to be at least 1, got 0"),
         ({"controller": "gru"}, "expected a controller of lstm or feedforward, got 'gru'"),
-        ({"controller": "feedforward", "slots": 0}, "expected a feed-forward controller to have a memory and one layer"),
-        ({"controller": "feedforward", "layers": 2}, "expected a feed-forward controller to have a memory and one layer"),
+        (
+            {"controller": "feedforward", "slots": 0},
+            "expected a feed-forward controller to have a memory and one layer",
+        ),
+        (
+            {"controller": "feedforward", "layers": 2},
+            "expected a feed-forward controller to have a memory and one layer",
+        ),
         ({"slots": -1}, "expected slots of a memory to be at least 1, got -1"),
     ],
 )
@@ -140,7 +146,9 @@ def test_a_training_selects_the_fewest_wrong_bits(tmp_path: Path, capsys: pytest
     assert found.metric == "bit_error"
     assert found.settings["tasks"] == "test, width 3, length 5 to 5"
     assert found.baselines == {}
-    assert "Note: no baselines: the ordinary methods learn from labelled examples, and a sequence has none" in str(found)
+    assert "Note: no baselines: the ordinary methods learn from labelled examples, and a sequence has none" in str(
+        found
+    )
     assert "wrong bits %" in str(found)
     assert "Guessing: 50" in str(found)
     card = (tmp_path / "run" / "learner" / "README.md").read_text()
@@ -177,15 +185,23 @@ def test_baselines_do_not_exist() -> None:
 
 def test_learners_and_tasks_have_to_fit() -> None:
     sines = kshot.tasks.load("sinusoids")
-    with pytest.raises(UnsupportedError, match="this NTM does sequence, the tasks of train are regression: use a regre"):
+    with pytest.raises(
+        UnsupportedError, match="this NTM does sequence, the tasks of train are regression: use a regre"
+    ):
         kshot.Trainer(tiny(), sines, steps=1).fit()
-    with pytest.raises(UnsupportedError, match="this MAML does regression, the tasks of test are sequence: use a learner of"):
+    with pytest.raises(
+        UnsupportedError, match="this MAML does regression, the tasks of test are sequence: use a learner of"
+    ):
         kshot.evaluate(kshot.MAML(kshot.models.MLP(4, out_features=3)), source().test, tasks=2)
-    with pytest.raises(UnsupportedError, match="answers with 2 bits a step, the tasks of test ask for 3: make it with out"):
+    with pytest.raises(
+        UnsupportedError, match="answers with 2 bits a step, the tasks of test ask for 3: make it with out"
+    ):
         kshot.evaluate(tiny(out_features=2), source().test, tasks=2)
     with pytest.raises(UnsupportedError, match=r"takes examples of shape \[5\], those of test have \[4\]"):
         kshot.evaluate(tiny(in_features=5), source().test, tasks=2)
-    with pytest.raises(UnsupportedError, match=r"NTM was made for sequence: use kshot.adapt\(learner, \(sequence, None\)\)"):
+    with pytest.raises(
+        UnsupportedError, match=r"NTM was made for sequence: use kshot.adapt\(learner, \(sequence, None\)\)"
+    ):
         kshot.FewShotClassifier(tiny()).fit(torch.rand(4, 4), [0, 0, 1, 1])
 
 

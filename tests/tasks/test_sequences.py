@@ -170,7 +170,11 @@ def test_splits_differ_and_may_be_longer() -> None:
         ("copy", {"length": 0}, "expected length to be a whole number of at least 1, got 0"),
         ("copy", {"width": 2.5}, "expected width to be a whole number of at least 1, got 2.5"),
         ("repeat_copy", {"repeats": "two"}, "expected repeats to be a whole number of at least 1, got 'two'"),
-        ("associative_recall", {"items": 1}, "expected the smallest number of items to be a whole number of at least 2, got 1"),
+        (
+            "associative_recall",
+            {"items": 1},
+            "expected the smallest number of items to be a whole number of at least 2, got 1",
+        ),
         ("priority_sort", {"length": (10, 20)}, "expected top to be at most the smallest length, 10, got 16"),
         ("priority_sort", {"priority": (1, 0)}, r"expected priority to be a number or \(lowest, highest\)"),
         ("copy", {"test": {"width": 4}}, r"one width in all splits, got train \(8\), val \(8\), test \(4\)"),

@@ -40,8 +40,8 @@ BASELINES: dict[str, dict[str, str]] = {
 """The baselines of each kind of task, and what they are called in reports."""
 
 NO_BASELINES = {
-    "sequence": "the ordinary methods learn from labelled examples, and a sequence has none. Compare with another learner "
-    "of sequences (an NTM with slots=0 is a plain LSTM)"
+    "sequence": "the ordinary methods learn from labelled examples, and a sequence has none. Compare with another "
+    "learner of sequences (an NTM with slots=0 is a plain LSTM)"
 }
 """Why a kind of task has none."""
 
@@ -96,7 +96,9 @@ def check_names(baselines: bool | str | Sequence[str], kind: str) -> list[str]:
         return list(known) if baselines else []
     names = [baselines] if isinstance(baselines, str) else list(baselines)
     if names and kind in NO_BASELINES:
-        raise ConfigError(f"expected no baselines for tasks of kind {kind}, got {', '.join(names)}: {NO_BASELINES[kind]}")
+        raise ConfigError(
+            f"expected no baselines for tasks of kind {kind}, got {', '.join(names)}: {NO_BASELINES[kind]}"
+        )
     for name in names:
         if name not in known:
             raise ConfigError(f"unknown baseline {name!r} for {kind}. {suggest(str(name), known)}")

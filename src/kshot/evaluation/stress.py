@@ -173,7 +173,9 @@ def _imbalance(learner: Learner, split: TaskSplit, tasks: int, seed: int, cache:
     """Classes of unequal size, against as many labels spread evenly."""
     if split.kind != "classification":
         if split.kind == "sequence":
-            result.notes.append("sequences have neither labels nor classes to disturb: only the seeds of tasks are varied")
+            result.notes.append(
+                "sequences have neither labels nor classes to disturb: only the seeds of tasks are varied"
+            )
         return
     shots = max(3, split.shot)
     enough = with_shots(split, (2 * shots,))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -90,9 +90,12 @@ class NTM(Learner):
     def bits(self) -> int:
         return self.out_features
 
+    def _cells(self) -> list[LSTMCell]:
+        return cast("list[LSTMCell]", list(self.cells))
+
     def initial(self, x: Tensor) -> State:
         """The state before the first of the inputs `[..., n, in_features]`."""
-        state: State = {"cells": [cell.initial(x) for cell in self.cells]}
+        state: State = {"cells": [cell.initial(x) for cell in self._cells()]}
         return state if self.memory is None else {**state, "memory": self.memory.initial(x.shape[:-2], x)}
 
     def step(self, x: Tensor, state: State, real: Tensor | None = None) -> tuple[Tensor, State]:
@@ -105,7 +108,7 @@ class NTM(Learner):
         """
         reads = None if self.memory is None else state["memory"]["reads"]
         cells, h = [], x
-        for i, (cell, old) in enumerate(zip(self.cells, state["cells"], strict=True)):
+        for i, (cell, old) in enumerate(zip(self._cells(), state["cells"], strict=True)):
             new = cell(h, old, None if i else reads)
             if real is not None:
                 new = tuple(torch.where(real.unsqueeze(-1), a, b) for a, b in zip(new, old, strict=True))

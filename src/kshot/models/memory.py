@@ -3,7 +3,7 @@
 A memory module holds what is learned, never a content: that is the `State` which goes from step to step ::
 
     state = memory.initial(batch_shape, like=x)
-    reads, state = memory(hidden, state)        # hidden [*batch_shape, in_features] -> reads [*batch_shape, out_features]
+    reads, state = memory(hidden, state)    # hidden [*batch_shape, in_features] -> reads [*batch_shape, out_features]
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kshot.errors import UnsupportedError
 from kshot.models import addressing
 
 State = dict[str, Tensor]
-"""A memory between two steps: `memory` `[..., n, m]`, `reads` `[..., h * m]`, `weights` and what else the kind needs."""
+"""A memory between two steps: `memory` `[..., n, m]`, `reads` `[..., h * m]`, and what else its kind needs."""
 
 EMPTY = 1e-6
 """What an unwritten memory holds (Collier and Beel 2018, "Implementing Neural Turing Machines", sec. 3.1)."""
@@ -214,7 +214,9 @@ class LRUAMemory(Memory):
         usage = self.decay * state["usage"] + (reading + writing).sum(-2)
         new = {"memory": memory, "reads": reads, "weights": reading, "usage": usage}
         if real is not None:
-            new = {k: torch.where(real.view(*real.shape, *[1] * (v.ndim - real.ndim)), v, state[k]) for k, v in new.items()}
+            new = {
+                k: torch.where(real.view(*real.shape, *[1] * (v.ndim - real.ndim)), v, state[k]) for k, v in new.items()
+            }
         return new["reads"], new
 
 

@@ -1,5 +1,5 @@
-"""Families of algorithmic tasks on sequences of bits: those of the Neural Turing Machine (Graves, Wayne, Danihelka 2014,
-section 4).
+"""Families of algorithmic tasks on sequences of bits: those of the Neural Turing Machine (Graves, Wayne, Danihelka
+2014, section 4).
 
 A family is a frozen dataclass of ranges; what is drawn for a task is a hash of the task's key. The input's vectors come
 one a step, bits first, then the channels of delimiters and scalars; the answer is given while the input is blank.
@@ -87,7 +87,7 @@ class Sequences(ABC):
     def _whole(self, name: str, key: Keys) -> Ints:
         """A whole number of each task, uniform in its range, both ends included: `[T]`."""
         low, high = getattr(self, name)
-        return low + randomness.integers(high - low + 1, key, randomness.stream(name))
+        return np.asarray(low + randomness.integers(high - low + 1, key, randomness.stream(name)))
 
     def _vectors(self, key: Keys, *shape: int) -> Reals:
         """Fair random bits `[T, *shape, width]`."""

@@ -131,7 +131,7 @@ def unpadded(task: Episodes) -> tuple[Examples, Examples]:
 
 
 def baseline_score(kind: str, episodes: Episodes) -> float:
-    """What a learner must beat on the toys: nearest means on raw features (accuracy), predicting zero (MSE), or guessing
+    """What a learner must beat on the toys: nearest means on raw features (accuracy), predicting zero (MSE), guessing
     (bit error)."""
     if kind == "classification":
         means = class_means(episodes.support)

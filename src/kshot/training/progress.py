@@ -47,7 +47,9 @@ class Progress:
             half = row.get("val_half_width")
             if METRICS[self.kind] in PERCENT:
                 name = "val wrong bits" if self.kind == "sequence" else "val"
-                parts.append(f"{name} {100 * row['val']:.2f}" + (f" ± {100 * half:.2f} %" if half is not None else " %"))
+                parts.append(
+                    f"{name} {100 * row['val']:.2f}" + (f" ± {100 * half:.2f} %" if half is not None else " %")
+                )
             else:
                 parts.append(f"val mse {row['val']:.4f}" + (f" ± {half:.4f}" if half is not None else ""))
         if row.get("tasks_per_second") is not None:
