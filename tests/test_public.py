@@ -27,6 +27,7 @@ LEARNERS = [
     "MetaCurvature",
     "MetaLSTM",
     "MetaSGD",
+    "NTM",
     "NearestCentroid",
     "ProtoNet",
     "RelationNet",

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from kshot.learners.metalstm import MetaLSTM
     from kshot.learners.metasgd import MetaSGD
     from kshot.learners.neural_process import ANP, CNP
+    from kshot.learners.ntm import NTM
     from kshot.learners.protonet import ProtoNet
     from kshot.learners.relation import RelationNet
     from kshot.learners.reptile import Reptile
@@ -51,6 +52,7 @@ __all__ = [
     "CNP",
     "IMAML",
     "MAML",
+    "NTM",
     "SNAIL",
     "AdaptedModel",
     "BaselinePlusPlus",
@@ -105,6 +107,7 @@ _HOME = {
     "MatchingNet": "kshot.learners.matching",
     "MetaCurvature": "kshot.learners.metacurvature",
     "MetaSGD": "kshot.learners.metasgd",
+    "NTM": "kshot.learners.ntm",
     "RelationNet": "kshot.learners.relation",
     "Reptile": "kshot.learners.reptile",
     "RidgeNet": "kshot.learners.ridge",

@@ -65,6 +65,12 @@ def masked_mse(values: Tensor, query: Examples) -> Tensor:
     return _masked_mean((values - query.y).square().mean(-1), query.mask)
 
 
+def masked_binary_cross_entropy(logits: Tensor, query: Examples) -> Tensor:
+    """Mean binary cross entropy over the real queries (and all bits) of each task: logits `[..., n, d]` -> `[...]`."""
+    losses = F.binary_cross_entropy_with_logits(logits, query.y, reduction="none")
+    return _masked_mean(losses.mean(-1), query.mask)
+
+
 def masked_gaussian_nll(output: Tensor, query: Examples) -> Tensor:
     """Mean negative log-likelihood of a Gaussian with a mean and a log-variance for each output.
 

@@ -1,4 +1,4 @@
-"""Scores of tasks and what may be concluded from them: accuracy, squared error, intervals, calibration."""
+"""Scores of tasks and what may be concluded from them: accuracy, squared and bit error, intervals, calibration."""
 
 from __future__ import annotations
 
@@ -16,6 +16,12 @@ from torch import Tensor
 from kshot.episodes import Examples
 from kshot.errors import ConfigError
 from kshot.functional import mask_logits
+
+METRICS = {"classification": "accuracy", "regression": "mse", "sequence": "bit_error"}
+"""How tasks of each kind are scored; of accuracies more is better, of errors less."""
+
+PERCENT = frozenset({"accuracy", "bit_error"})
+"""The scores that are shares, shown in percent."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +104,29 @@ def mse(outputs: Tensor, query: Examples) -> Tensor:
     return (error * weight).sum(-1) / weight.sum(-1)
 
 
-def score(outputs: Tensor, query: Examples) -> Tensor:
-    """`accuracy` where the labels are classes, `mse` where they are values: `[...]`."""
+def bit_error(outputs: Tensor, query: Examples) -> Tensor:
+    """The share of bits that each task gets wrong, over its real queries.
+
+    Args:
+        outputs: logits of the bits `[..., n, d]`; above zero they say one.
+        query: bits `[..., n, d]`, zeros and ones.
+
+    Returns:
+        `[...]`; NaN for a task without queries.
+    """
+    wrong = ((outputs > 0) != (query.y > 0.5)).to(torch.float64).mean(-1)
+    weight = query.mask.to(torch.float64)
+    return (wrong * weight).sum(-1) / weight.sum(-1)
+
+
+def score(outputs: Tensor, query: Examples, form: str | None = None) -> Tensor:
+    """`accuracy` where the labels are classes, `mse` where they are values: `[...]`.
+
+    Args:
+        form: of the outputs, as a learner declares it: with `"bits"` it is the `bit_error`.
+    """
+    if form == "bits":
+        return bit_error(outputs, query)
     return mse(outputs, query) if query.y.is_floating_point() else accuracy(outputs, query)
 
 

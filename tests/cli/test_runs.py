@@ -68,6 +68,23 @@ def test_functions(kshot: Kshot) -> None:
     assert found["settings"]["shot"] == 3
 
 
+def test_sequences(kshot: Kshot) -> None:
+    Path("copy.yaml").write_text(
+        "learner: {name: ntm, hidden: 8, slots: 4, width: 3}\n"
+        "data: {name: copy, options: {width: 2, length: [1, 3]}, test: {length: 4}}\n"
+        "training: {steps: 2, meta_batch: 2, val_tasks: 4, mode: native}\nout: runs/copy\n"
+    )
+    result = kshot("train", "copy.yaml")
+    assert "in_features: 3" in result.stderr + result.stdout
+    evaluated = kshot("evaluate", "runs/copy", "--tasks", 6)
+    assert "no baselines" in evaluated.output
+    found = json.loads(kshot("evaluate", "runs/copy", "--tasks", 6, "--json").stdout)
+    assert found["metric"] == "bit_error"
+    assert found["settings"]["tasks"] == "test, width 2, length 4 to 4"
+    assert 0 <= found["mean"] <= 1
+    assert Path("runs/copy/evaluation-copy-5steps.json").exists()
+
+
 def test_evaluate_on_the_own_test_classes(kshot: Kshot, trained: Path) -> None:
     result = kshot("evaluate", trained / "run", "--tasks", 6, "--no-baselines", "--json")
     found = json.loads(result.stdout)

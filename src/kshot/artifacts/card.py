@@ -27,7 +27,10 @@ def card(learner: Learner, config: Mapping[str, Any]) -> str:
 
 def _summary(learner: Learner, config: Mapping[str, Any]) -> str:
     way = learner.way
-    kinds = {"logits": f"classes, {'at most ' + str(way) if way else 'any number of them'} a task"}
+    kinds = {
+        "logits": f"classes, {'at most ' + str(way) if way else 'any number of them'} a task",
+        "bits": f"sequences of bits, {learner.bits or 'any number of them'} a step",
+    }
     tells = kinds.get(learner.outputs, "numbers (regression)")
     parameters = sum(p.numel() for p in learner.parameters())
     lines = [
@@ -57,6 +60,13 @@ def _inputs(learner: Learner) -> str:
 
 
 def _use(learner: Learner) -> str:
+    if learner.kind == "sequence":
+        return (
+            "```python\nimport kshot\n\n"
+            'learner = kshot.Learner.from_pretrained("path/of/this/folder")\n'
+            "model = kshot.adapt(learner, (sequence, None))  # [steps, channels]\n"
+            "bits = model.predict(blank_steps) > 0           # an answer to each of the steps after it\n```"
+        )
     images = learner.transform is not None and learner.transform.to_dict().get("kind") == "image"
     estimator = "FewShotClassifier" if learner.outputs == "logits" else "FewShotRegressor"
     text = (

@@ -52,6 +52,7 @@ def choose_learner(context: Context) -> Outcome:
 
 def try_candidate(context: Context, candidate: dict[str, Any]) -> dict[str, Any]:
     """The val score of a candidate after a short run; or why it has none."""
+    from kshot.metrics import METRICS
     from kshot.training.config import build_trainer
 
     choice = context.project.learner
@@ -67,7 +68,7 @@ def try_candidate(context: Context, candidate: dict[str, Any]) -> dict[str, Any]
     return {
         "val": float(result.val.mean),
         "half_width": float(result.val.half_width),
-        "higher_is_better": source_of(context).kind == "classification",
+        "higher_is_better": METRICS[source_of(context).kind] == "accuracy",
         "steps": result.steps,
         "seconds": round(result.seconds, 1),
     }

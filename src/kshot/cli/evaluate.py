@@ -107,7 +107,8 @@ def keep(run: str, split: TaskSplit, result: dict[str, Any]) -> Path | None:
     if not (folder / "config.yaml").is_file():
         return None
     name = "".join(c if c.isalnum() or c in "-_" else "_" for c in split.source.name)
-    tasks = f"{split.way}way-{split.shot}shot" if split.way else f"{split.shot}points"
+    unit = "steps" if split.kind == "sequence" else "points"
+    tasks = f"{split.way}way-{split.shot}shot" if split.way else f"{split.shot}{unit}"
     stem, number = f"evaluation-{name}-{tasks}", 1
     path = folder / f"{stem}.json"
     while path.exists() and _asked(path.read_text(encoding="utf-8")) != _asked(json.dumps(result)):

@@ -64,7 +64,7 @@ def source_of(learner: Learner, *, data_dir: Path | None = None, skip_bad: bool 
         raise ArtifactError(
             "this learner does not say which data it was trained on: name some to evaluate it on, with --data"
         )
-    if data_dir is not None and spec["name_or_path"] not in tasks.FAMILIES:
+    if data_dir is not None and spec["name_or_path"] not in tasks.GENERATED:
         spec["data_dir"] = str(data_dir.expanduser().absolute())
     if skip_bad:
         spec["skip_bad"] = True
@@ -84,7 +84,7 @@ def identify(data: str) -> tuple[str, Path | None]:
     """The name of the dataset that `data` stands for, and the absolute path where it is a user's own."""
     from kshot import datasets, tasks
 
-    if data in datasets.names() or data in tasks.FAMILIES:
+    if data in datasets.names() or data in tasks.GENERATED:
         return data, None
     path = Path(data).expanduser().absolute()
     table = path.name.lower().endswith((".csv", ".tsv", ".csv.gz", ".tsv.gz"))
@@ -96,7 +96,7 @@ def foreign_options(learner: Learner, data: str, *, skip_bad: bool = False) -> d
     from kshot import datasets, tasks
 
     name, path = identify(data)
-    if name in tasks.FAMILIES:
+    if name in tasks.GENERATED:
         return {}
     known = datasets.entry(name).options
     options: dict[str, Any] = {}

@@ -32,7 +32,9 @@ def define_tasks(context: Context) -> Outcome:
         raise DatasetNotFoundError(f"there is no file or folder {path}: correct data: in the project's tasks")
     config = run_config(context)  # raises where the rest of the project says something unknown
     line = f"{asked.way}-way {asked.shot}-shot tasks with {asked.query} queries a class, made of {asked.data}"
-    if name in tasks.FAMILIES:
+    if name in tasks.SEQUENCES:
+        line = f"sequences of the family {name}"
+    elif name in tasks.FAMILIES:
         line = f"functions of the family {name}, {asked.shot} support and {asked.query} query points"
     return Outcome({"data": config.data.model_dump(exclude={"data_dir", "skip_bad"})}, line)
 
@@ -49,7 +51,7 @@ def fingerprint(context: Context) -> Any:
     from kshot import datasets, tasks
 
     name, path = identify(context.project.tasks.data)
-    if name in tasks.FAMILIES:
+    if name in tasks.GENERATED:
         return None
     if path is not None:
         files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
@@ -64,7 +66,7 @@ def gather_data(context: Context) -> Outcome:
 
     name, path = identify(context.project.tasks.data)
     data_dir = context.project.data.data_dir
-    if path is None and name not in tasks.FAMILIES and context.project.data.download:
+    if path is None and name not in tasks.GENERATED and context.project.data.download:
         datasets.get(name, data_dir)
     source = source_of(context)
     found: dict[str, Any] = {"splits": {}, "content": {}, "bad_files": len(source.info.get("bad_files") or [])}

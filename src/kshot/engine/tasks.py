@@ -156,7 +156,7 @@ def predict_queries(
         options: handed on to `adapt` (inner steps, say).
 
     Returns:
-        The learner's outputs, `[T, n_query, way]` logits or `[T, n_query, d]` values.
+        The learner's outputs, `[T, n_query, way]` logits, `[T, n_query, d]` values or logits of bits.
     """
 
     def run(support: Examples, query: Examples) -> Any:

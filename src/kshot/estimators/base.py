@@ -79,10 +79,10 @@ class FewShotEstimator(BaseEstimator):  # type: ignore[misc]
 
     def _checked(self, learner: Learner) -> Learner:
         if learner.outputs not in self._outputs:
-            kind = "regression" if learner.outputs != "logits" else "classification"
-            raise UnsupportedError(
-                f"this {type(learner).__name__} was made for {kind}: use kshot.{self._other}, or another run"
-            )
+            use = f"use kshot.{self._other}, or another run"
+            if learner.kind == "sequence":
+                use = "use kshot.adapt(learner, (sequence, None)), or another run"
+            raise UnsupportedError(f"this {type(learner).__name__} was made for {learner.kind}: {use}")
         return learner
 
     def _examples(self, learner: Learner, examples: Any, what: str, *, reset: bool = False) -> Input:

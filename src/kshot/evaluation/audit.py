@@ -22,7 +22,7 @@ from kshot.evaluation.scores import chance, score_tasks
 from kshot.evaluation.subsets import rolled_labels
 from kshot.evaluation.text import columns, number, show, title
 from kshot.learners.base import Learner
-from kshot.metrics import Interval, difference, interval, paired_difference
+from kshot.metrics import METRICS, PERCENT, Interval, difference, interval, paired_difference
 from kshot.tasks.source import TaskSource
 from kshot.tasks.split import TaskSplit
 
@@ -64,7 +64,7 @@ class Audit:
     """What the audit found.
 
     Attributes:
-        metric: `"accuracy"` or `"mse"`.
+        metric: `"accuracy"`, `"mse"` or `"bit_error"`.
         splits: the score on tasks of `train`, `val` and `test` classes, all of the test tasks' way, shot and query.
         gap: how much better training tasks go than unseen ones; positive is overfitting, whichever the metric.
         verdict: what the gap says, a sentence.
@@ -142,7 +142,7 @@ def audit(
         caches: of the learner's features, by `id` of the pool's examples; see `kshot.evaluation.cache_for`.
     """
     unseen = source.test if split is None else split
-    metric = "accuracy" if unseen.kind == "classification" else "mse"
+    metric = METRICS[unseen.kind]
     caches = {} if caches is None else caches
     notes: list[str] = []
     scores = {}
@@ -183,13 +183,13 @@ def memorisation(
     """Whether predictions come from the support at all.
 
     Without support a classifier can only guess. With the support's labels permuted its predictions have to follow the
-    permutation: as good as before against the permuted labels. A regressor gets another task's support instead and has
-    to do worse for it.
+    permutation: as good as before against the permuted labels. A learner of functions or sequences gets another task's
+    support instead and has to do worse for it.
     """
-    metric = "accuracy" if split.kind == "classification" else "mse"
+    metric = METRICS[split.kind]
     arguments: dict[str, Any] = {"seed": seed, "cache": FeatureCache(learner) if cache is None else cache}
     usual = score_tasks(learner, split, tasks, **arguments)
-    if metric == "mse":
+    if metric != "accuracy":
         swapped = score_tasks(learner, split, tasks, change=swap_support, **arguments)
         worse = paired_difference(swapped, usual)
         return [
@@ -260,7 +260,7 @@ def recommend(baselines: Sequence[Baseline], metric: str, often: float = 0.2) ->
     best = min(baselines, key=lambda b: b.advantage.mean)
     by = (
         f"{100 * abs(best.advantage.mean):.1f} points"
-        if metric == "accuracy"
+        if metric in PERCENT
         else f"an MSE of {abs(best.advantage.mean):.3g}"
     )
     share = f"{100 * best.wins:.0f}% of the tasks"
@@ -293,6 +293,8 @@ def _alike(source: TaskSource, name: str, like: TaskSplit, notes: list[str]) -> 
     try:
         if like.kind == "regression":
             return split.replace(shot=like.shot, query=like.query)
+        if like.kind == "sequence":
+            return split.replace(**like.options)
         return split.replace(**{key: value for key, value in like.options.items() if key in ("way", "shot", "query")})
     except KshotError as error:
         notes.append(f"{name} tasks left out, their classes do not allow such tasks ({error})")
@@ -302,10 +304,10 @@ def _alike(source: TaskSource, name: str, like: TaskSplit, notes: list[str]) -> 
 def _verdict(gap: Interval | None, metric: str) -> str:
     if gap is None:
         return "There are no training tasks to compare the unseen ones with."
-    shown = show(gap, metric, sign=True) + (" points" if metric == "accuracy" else "")
+    shown = show(gap, metric, sign=True) + (" points" if metric in PERCENT else "")
     if gap.low <= 0:
         return f"Training tasks are not measurably better than unseen ones ({shown}): no sign of meta-overfitting."
-    large = gap.mean > 0.05 if metric == "accuracy" else True
+    large = gap.mean > 0.05 if metric in PERCENT else True
     if large:
         more = "More training classes would help most."
         return f"Training tasks are better than unseen ones by {shown}: meta-overfitting. {more}"

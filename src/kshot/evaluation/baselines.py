@@ -19,7 +19,7 @@ from kshot.evaluation.conventional import baseline_source, conventional_network
 from kshot.evaluation.methods import choose, methods, selection_episodes
 from kshot.evaluation.scores import Progress, device_of
 from kshot.learners.base import Learner
-from kshot.metrics import Interval, interval, paired_difference
+from kshot.metrics import METRICS, Interval, interval, paired_difference
 from kshot.tasks.split import TaskSplit
 
 BASELINES: dict[str, dict[str, str]] = {
@@ -35,8 +35,15 @@ BASELINES: dict[str, dict[str, str]] = {
         "ridge": "ridge regression",
         "mean": "mean of the support",
     },
+    "sequence": {},
 }
 """The baselines of each kind of task, and what they are called in reports."""
+
+NO_BASELINES = {
+    "sequence": "the ordinary methods learn from labelled examples, and a sequence has none. Compare with another "
+    "learner of sequences (an NTM with slots=0 is a plain LSTM)"
+}
+"""Why a kind of task has none."""
 
 PRETRAINED = frozenset({"fine_tuned", "linear_probe", "nearest_centroid"})
 """Those that stand on the conventional network."""
@@ -48,7 +55,7 @@ class Baseline:
 
     Attributes:
         name, label: key of `BASELINES`, and what it is called.
-        metric: `"accuracy"` or `"mse"`.
+        metric: `"accuracy"`, `"mse"` or `"bit_error"`.
         scores: float64 `[tasks]`.
         advantage: how much better the learner is on the same tasks; positive is better, whichever the metric.
         wins: share of the tasks on which the baseline is better than the learner.
@@ -88,6 +95,10 @@ def check_names(baselines: bool | str | Sequence[str], kind: str) -> list[str]:
     if isinstance(baselines, bool):
         return list(known) if baselines else []
     names = [baselines] if isinstance(baselines, str) else list(baselines)
+    if names and kind in NO_BASELINES:
+        raise ConfigError(
+            f"expected no baselines for tasks of kind {kind}, got {', '.join(names)}: {NO_BASELINES[kind]}"
+        )
     for name in names:
         if name not in known:
             raise ConfigError(f"unknown baseline {name!r} for {kind}. {suggest(str(name), known)}")
@@ -116,7 +127,7 @@ def run_baselines(
     Returns:
         The baselines by name, and notes on what was left out.
     """
-    names, metric = list(names), "accuracy" if split.kind == "classification" else "mse"
+    names, metric = list(names), METRICS[split.kind]
     source, notes = baseline_source(learner, split)
     network = None
     if source is not None and "train" in source.splits and PRETRAINED & set(names):
@@ -154,7 +165,7 @@ def compare(
     name: str, kind: str, learner: Tensor, baseline: Tensor, settings: Mapping[str, Any], seconds: float
 ) -> Baseline:
     """A baseline's scores beside the learner's, of the same tasks."""
-    metric = "accuracy" if kind == "classification" else "mse"
+    metric = METRICS[kind]
     better, worse = (learner, baseline) if metric == "accuracy" else (baseline, learner)
     return Baseline(
         name=name,

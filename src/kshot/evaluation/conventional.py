@@ -96,6 +96,9 @@ def conventional_network(
 
     Returns:
         It, and notes.
+
+    Raises:
+        UnsupportedError: tasks of a kind that no network can be trained on conventionally.
     """
     notes: list[str] = []
     budget = int(learner.provenance.get("examples") or 0)
@@ -112,7 +115,7 @@ def conventional_network(
         "data": data_only(source.spec) or source.name,  # tasks of another shot need no other network
         "classes": None if train.pool is None else _digest(train.pool.names),
         "seed": seed,
-        "lr": LR[train.kind],
+        "lr": LR.get(train.kind),
     }
     kept: dict[tuple[str, int], Conventional] = source.__dict__.setdefault("_conventional", {})
     key, run = _digest(spec), run_folder(learner)

@@ -19,7 +19,7 @@ from kshot.evaluation.scores import score_tasks
 from kshot.evaluation.subsets import first_shots
 from kshot.evaluation.text import columns, show
 from kshot.learners.base import Learner
-from kshot.metrics import Interval, interval
+from kshot.metrics import METRICS, Interval, interval
 from kshot.tasks.split import TaskSplit
 
 SHOTS = (1, 2, 5, 10, 20, 50)
@@ -59,6 +59,8 @@ def with_shots(split: TaskSplit, shots: Sequence[int]) -> tuple[TaskSplit, list[
 
     Up to half of the smallest class's examples are kept for the queries. None where the split has no such option.
     """
+    if split.kind == "sequence":
+        return None  # its support is one sequence, not shots
     if split.pool is None:
         wanted = [s for s in shots if s >= 1]
         return (split.replace(shot=max(wanted)), wanted) if wanted else None
@@ -103,7 +105,7 @@ def shots_curve(
     if found is None:
         return None
     most, at = found
-    metric = "accuracy" if split.kind == "classification" else "mse"
+    metric = METRICS[split.kind]
     lines: dict[str, list[Interval]] = {type(learner).__name__: []}
     cache = FeatureCache(learner) if cache is None else cache
     for shot in at:
@@ -147,6 +149,6 @@ def steps_curve(
         return None
     cache = FeatureCache(learner) if cache is None else cache
     line = [interval(score_tasks(learner, split, tasks, seed=seed, cache=cache, options={"steps": s})) for s in steps]
-    metric = "accuracy" if split.kind == "classification" else "mse"
+    metric = METRICS[split.kind]
     note = "the number of steps to use is chosen on val tasks, not by this curve"
     return Curve("steps", list(steps), metric, {type(learner).__name__: line}, [note])

@@ -18,7 +18,7 @@ class Distribution:
     """The distribution of a score over tasks.
 
     Attributes:
-        metric: `"accuracy"` or `"mse"`.
+        metric: `"accuracy"`, `"mse"` or `"bit_error"`.
         mean: over all tasks.
         quantiles: by share of the tasks, from the worst to the best.
         tails: mean score of the worst share of the tasks, by that share.

@@ -15,13 +15,13 @@ from kshot import metrics
 from kshot.engine import FeatureCache
 from kshot.episodes import concatenate
 from kshot.errors import ConfigError, UnsupportedError, suggest
-from kshot.evaluation.baselines import Baseline, check_names, run_baselines
+from kshot.evaluation.baselines import NO_BASELINES, Baseline, check_names, run_baselines
 from kshot.evaluation.scores import Progress, Scores, chance, device_of, iter_scores
 from kshot.evaluation.text import columns, show, title
 from kshot.evaluation.unseen import unseen_split
 from kshot.functional import mask_logits
 from kshot.learners.base import Learner
-from kshot.metrics import Calibration, Interval, interval
+from kshot.metrics import METRICS, Calibration, Interval, interval
 from kshot.tasks.split import TaskSplit
 from kshot.training.step import resolve_device
 
@@ -32,7 +32,7 @@ class Evaluation:
 
     Attributes:
         learner: the learner's name.
-        metric: `"accuracy"`, of which more is better, or `"mse"`.
+        metric: `"accuracy"`, of which more is better; `"mse"` or `"bit_error"`, of which less is.
         scores: of each task, float64 `[T]`.
         class_ids: classes of each task, indices into `class_names`, `[T, way]`, -1 where there is none.
         class_names: of the split that was evaluated on.
@@ -119,6 +119,8 @@ class Evaluation:
             )
         if self.metric == "accuracy":
             lines.append(f"Guessing: {100 * asked['chance']:.2f}.")
+        if self.metric == "bit_error":
+            lines.append("Guessing: 50, of bits that are as often one as zero.")
         if self.calibration is not None:
             lines.append(f"Expected calibration error: {100 * self.calibration.error:.2f} points.")
         lines += [f"Note: {note}." for note in self.notes]
@@ -195,7 +197,7 @@ def evaluate(
     seconds = time.perf_counter() - start
     result = Evaluation(
         learner=type(learner).__name__,
-        metric="accuracy" if learner.outputs == "logits" else "mse",
+        metric=METRICS[split.kind],
         scores=torch.cat(values),
         class_ids=torch.cat(ids),
         class_names=() if split.pool is None else split.pool.names,
@@ -205,6 +207,8 @@ def evaluate(
         notes=notes,
         seconds=seconds,
     )
+    if baselines and not names:
+        result.notes.append(f"no baselines: {NO_BASELINES[split.kind]}")
     if names:
         found, more = run_baselines(
             learner,
@@ -224,6 +228,8 @@ def settings(split: TaskSplit, **others: Any) -> dict[str, Any]:
     """What tasks were sampled, JSON-able."""
     if split.kind == "regression":
         tasks = f"{split.name}, {split.shot} support and {split.query} query points"
+    elif split.kind == "sequence":
+        tasks = ", ".join([split.name, *(f"{name} {_span(value)}" for name, value in split.options.items())])
     elif "max_support" in split.options:
         tasks = f"{split.name}, Meta-Dataset's sampling, up to {split.way}-way"
     else:

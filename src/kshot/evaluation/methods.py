@@ -190,9 +190,7 @@ def best_method(
         assert settings is not None
         if candidate.settings.items() <= settings.items():
             return candidate.chosen(settings.get("steps"))
-    return (
-        choose(candidates, selection, "accuracy" if split.kind == "classification" else "mse") if candidates else None
-    )
+    return choose(candidates, selection, metrics.METRICS[split.kind]) if candidates else None
 
 
 def untrained(learner: Learner, split: TaskSplit, episodes: Episodes) -> FromScratch:

@@ -13,7 +13,7 @@ from kshot.evaluation.evaluate import Evaluation
 from kshot.evaluation.scaling import Scaling
 from kshot.evaluation.stress import Stress
 from kshot.evaluation.text import title
-from kshot.metrics import Interval, interval
+from kshot.metrics import PERCENT, Interval, interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +44,7 @@ def _picture(figure: Figure) -> str:
 
 
 def _scaled(values: Sequence[Interval], metric: str) -> tuple[list[float], list[float]]:
-    factor = 100.0 if metric == "accuracy" else 1.0
+    factor = 100.0 if metric in PERCENT else 1.0
     means = [factor * v.mean for v in values]
     return means, [factor * v.half_width if math.isfinite(v.half_width) else 0.0 for v in values]
 
@@ -89,7 +89,7 @@ def plot_curve(curve: Curve) -> str:
 def plot_distribution(evaluation: Evaluation) -> str:
     """A histogram of the tasks' scores."""
     figure, axes = _figure(6.4, 2.6)
-    factor = 100.0 if evaluation.metric == "accuracy" else 1.0
+    factor = 100.0 if evaluation.metric in PERCENT else 1.0
     axes.hist((factor * evaluation.scores).tolist(), bins=_bins(evaluation), color=COLOURS[0])
     axes.set_xlabel(f"{title(evaluation.metric)} of a task", fontsize=8)
     axes.set_ylabel("tasks", fontsize=8)

@@ -71,7 +71,7 @@ def _scores(evaluation: Evaluation) -> list[str]:
                 ]
             )
     text = "± is half of the 95% interval over tasks; where two methods are compared, of the paired differences."
-    if metric == "mse":
+    if metric != "accuracy":
         text += " Less is better."
     picture = html.picture(
         plots.plot_scores(evaluation), "The learner and the baselines on the same unseen tasks, 95% intervals."

@@ -15,6 +15,7 @@ from kshot.artifacts import atomic_file, check_place
 from kshot.engine import FeatureCache
 from kshot.errors import KshotError
 from kshot.evaluation.audit import Audit, audit, cache_for
+from kshot.evaluation.baselines import BASELINES
 from kshot.evaluation.budget import BUDGETS, Budget
 from kshot.evaluation.ceiling import supervised_ceiling
 from kshot.evaluation.conventional import Conventional, baseline_source, conventional_network
@@ -303,7 +304,7 @@ def describe(learner: Learner) -> dict[str, Any]:
 
 def _network(learner: Learner, split: TaskSplit, progress: Progress | None) -> Conventional | None:
     source, _ = baseline_source(learner, split)
-    if source is None or "train" not in source.splits:
+    if source is None or "train" not in source.splits or not BASELINES[split.kind]:
         return None
     return conventional_network(learner, source, progress=progress)[0]
 

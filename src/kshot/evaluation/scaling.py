@@ -15,7 +15,7 @@ from kshot.errors import KshotError, UnsupportedError
 from kshot.evaluation.scores import Progress, device_of, score_tasks
 from kshot.evaluation.text import columns, show
 from kshot.learners.base import Learner
-from kshot.metrics import Interval, interval
+from kshot.metrics import METRICS, Interval, interval
 from kshot.randomness import seeded
 from kshot.tasks.source import TaskSource
 from kshot.tasks.split import TaskSplit
@@ -98,7 +98,9 @@ def scale(
     """
     if "train" not in source.splits:
         raise UnsupportedError(f"{source.name} has no training classes to train on parts of")
-    metric = "accuracy" if source.kind == "classification" else "mse"
+    if source.kind == "sequence":
+        raise UnsupportedError(f"the sequences of {source.name} are drawn endlessly: there are no parts to train on")
+    metric = METRICS[source.kind]
     unseen = source.test if split is None else split
     result = Scaling(metric, steps, [])
     began = time.perf_counter()

@@ -31,8 +31,8 @@ class Scores:
     Attributes:
         first: number of its first task.
         episodes: the tasks, raw inputs.
-        outputs: the learner's outputs for the queries, `[T, n, way]` logits or `[T, n, d]` values.
-        values: the tasks' scores, float64 `[T]` on the CPU: accuracy, or mean squared error.
+        outputs: the learner's outputs for the queries, `[T, n, way]` logits, `[T, n, d]` values or logits of bits.
+        values: the tasks' scores, float64 `[T]` on the CPU: accuracy, mean squared error or bit error.
         mode: of the engine, as it was chosen.
     """
 
@@ -86,7 +86,11 @@ def iter_scores(
             episodes = (episodes if change is None else change(episodes)).widen(learner.way)
             chosen = predict_mode(learner, episodes, options) if mode == "auto" else mode
             outputs = engine.predict_queries(learner, episodes, chosen, cache=cache, **(options or {}))
-        yield Scores(start - first, episodes, outputs, metrics.score(outputs, episodes.query).cpu(), chosen)
+        yield Scores(start - first, episodes, outputs, _score(learner, outputs, episodes), chosen)
+
+
+def _score(learner: Learner, outputs: Tensor, episodes: Episodes) -> Tensor:
+    return metrics.score(outputs, episodes.query, learner.outputs).cpu()
 
 
 def score_tasks(learner: Learner, split: TaskSplit, tasks: int, **arguments: Any) -> Tensor:
@@ -142,7 +146,7 @@ def _seconds(learner: Learner, episodes: Episodes, mode: str, options: Mapping[s
 
 
 def chance(split: TaskSplit, tasks: int = 200) -> float:
-    """The accuracy of guessing: one in the way, on average over `tasks` where that is uneven; NaN for regression."""
+    """The accuracy of guessing: one in the way, on average over `tasks` where that is uneven; NaN without classes."""
     if not split.way:
         return math.nan
     if isinstance(split.options.get("way"), int):

@@ -21,7 +21,7 @@ from kshot.evaluation.scores import Change, Progress, example_shape, score_tasks
 from kshot.evaluation.text import columns, show
 from kshot.evaluation.unseen import unseen_split
 from kshot.learners.base import Learner
-from kshot.metrics import Interval, interval, paired_difference
+from kshot.metrics import METRICS, Interval, interval, paired_difference
 from kshot.tasks.split import TaskSplit
 
 LABEL_NOISE = (0.1, 0.2, 0.4)
@@ -55,7 +55,7 @@ class Stress:
     """Scores under stress.
 
     Attributes:
-        metric: `"accuracy"` or `"mse"`.
+        metric: `"accuracy"`, `"mse"` or `"bit_error"`.
         clean: the score without.
         conditions: what was tried.
         evaluation_seeds: mean scores on as many tasks drawn by other seeds, the first of them by this one.
@@ -123,7 +123,7 @@ def stress(
         runs: paths of learners trained with other seeds.
         cache: features of the learner computed before.
     """
-    metric = "accuracy" if split.kind == "classification" else "mse"
+    metric = METRICS[split.kind]
     cache = FeatureCache(learner) if cache is None else cache
     notes = []
     if split.pool is not None and isinstance(split.options.get("query"), int) and split.query > QUERIES:
@@ -156,6 +156,8 @@ def stress(
 
 
 def _conditions(split: TaskSplit, seed: int) -> list[tuple[str, float, Change]]:
+    if split.kind == "sequence":
+        return []
     if split.kind == "regression":
         return [("noise on the support targets", level, wrong_targets(level, seed)) for level in (0.1, 0.25, 0.5)]
     found: list[tuple[str, float, Change]] = [
@@ -169,7 +171,11 @@ def _conditions(split: TaskSplit, seed: int) -> list[tuple[str, float, Change]]:
 
 def _imbalance(learner: Learner, split: TaskSplit, tasks: int, seed: int, cache: FeatureCache, result: Stress) -> None:
     """Classes of unequal size, against as many labels spread evenly."""
-    if split.kind == "regression":
+    if split.kind != "classification":
+        if split.kind == "sequence":
+            result.notes.append(
+                "sequences have neither labels nor classes to disturb: only the seeds of tasks are varied"
+            )
         return
     shots = max(3, split.shot)
     enough = with_shots(split, (2 * shots,))

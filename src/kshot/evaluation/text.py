@@ -5,24 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from kshot.metrics import Interval
+from kshot.metrics import PERCENT, Interval
 
 
 def show(value: Interval, metric: str, *, sign: bool = False) -> str:
-    """An interval of accuracies in percent, of squared errors as it is.
+    """An interval of accuracies and bit errors in percent, of squared errors as it is.
 
     >>> show(Interval(0.98194, 0.00123, 1000), "accuracy"), show(Interval(0.6713, 0.0214, 600), "mse")
     ('98.19 ± 0.12', '0.671 ± 0.021')
     """
     plus = "+" if sign else ""
-    return format(value, f"{plus}.2%") if metric == "accuracy" else _plain(value, plus)
+    return format(value, f"{plus}.2%") if metric in PERCENT else _plain(value, plus)
 
 
 def number(value: float, metric: str) -> str:
     """One score, likewise."""
     if not math.isfinite(value):
         return "-"
-    return f"{100 * value:.2f}" if metric == "accuracy" else f"{value:.3g}"
+    return f"{100 * value:.2f}" if metric in PERCENT else f"{value:.3g}"
 
 
 def duration(seconds: float) -> str:
@@ -41,7 +41,7 @@ def duration(seconds: float) -> str:
 
 def title(metric: str) -> str:
     """The head of a column of scores."""
-    return "accuracy %" if metric == "accuracy" else "MSE"
+    return {"accuracy": "accuracy %", "bit_error": "wrong bits %"}.get(metric, "MSE")
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:

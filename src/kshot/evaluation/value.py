@@ -22,7 +22,7 @@ from kshot.evaluation.methods import best_method
 from kshot.evaluation.scores import device_of
 from kshot.evaluation.text import columns, duration, show
 from kshot.learners.base import Learner, evaluating
-from kshot.metrics import Interval
+from kshot.metrics import METRICS, Interval
 from kshot.tasks.split import TaskSplit
 
 FORMULA = "tasks = seconds of meta-training / (seconds to fine-tune on a task - seconds to adapt to it)"
@@ -34,7 +34,7 @@ class Value:
     """What meta-training is worth.
 
     Attributes:
-        metric: `"accuracy"` or `"mse"`.
+        metric: `"accuracy"`, `"mse"` or `"bit_error"`.
         shot: labelled examples of each class (points, for regression) that the learner gets.
         score: the learner's with them.
         needed: by baseline: how many it needs for the same score, interpolated; infinite where it does not get there.
@@ -161,7 +161,7 @@ def value(
         settings=settings,
         cache=cache,
     )
-    metric = "accuracy" if kind == "classification" else "mse"
+    metric = METRICS[kind]
     score, needed, saved, most = None, {}, None, 0
     notes: list[str] = []
     if curve is not None and split.shot in curve.at:
@@ -174,7 +174,8 @@ def value(
         if needed:
             saved = max(0.0, min(needed.values()) - split.shot) * max(1, split.way)
     else:
-        notes.append("labels saved not measured: the classes have too few examples, or the sampling has no fixed shot")
+        why = "the classes have too few examples, or the sampling has no fixed shot"
+        notes.append(f"labels saved not measured: {'sequences have no labels' if kind == 'sequence' else why}")
     adapt_seconds = time_to_adapt(learner, split, seed)
     tune_seconds = None
     if network is not None:

@@ -22,6 +22,7 @@ from kshot.learners.metacurvature import MetaCurvature
 from kshot.learners.metalstm import MetaLSTM
 from kshot.learners.metasgd import MetaSGD
 from kshot.learners.neural_process import ANP, CNP
+from kshot.learners.ntm import NTM
 from kshot.learners.protonet import ProtoNet
 from kshot.learners.relation import RelationNet
 from kshot.learners.reptile import Reptile
@@ -52,6 +53,7 @@ __all__ = [
     "CNP",
     "IMAML",
     "MAML",
+    "NTM",
     "SNAIL",
     "AdaptedModel",
     "BaselinePlusPlus",

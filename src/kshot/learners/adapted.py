@@ -52,7 +52,8 @@ class AdaptedModel:
                 transform normalises.
 
         Returns:
-            Logits `[n, way]`, those of classes that the task does not have at a finite minimum; or values `[n, d]`.
+            Logits `[n, way]`, those of classes that the task does not have at a finite minimum; values `[n, d]`; or of
+            a learner of sequences the logits of the bits `[n, d]` of the n steps after the support, whenever asked.
 
         Raises:
             SupportError: the examples have the wrong shape or hold NaNs.
@@ -67,11 +68,12 @@ class AdaptedModel:
         """Class probabilities `[n, len(labels)]`, in the order of `labels`.
 
         Raises:
-            UnsupportedError: the learner is a regressor.
+            UnsupportedError: the learner does not tell classes.
         """
         if self.learner.outputs != "logits":
             raise UnsupportedError(
-                f"{type(self.learner).__name__} was made for regression: use predict(x), which returns values"
+                f"{type(self.learner).__name__} was made for {self.learner.kind}: use predict(x), which returns "
+                f"{'logits of bits' if self.learner.kind == 'sequence' else 'values'}"
             )
         return self.predict(x).softmax(-1)[:, : len(self.labels) or None]
 
@@ -149,7 +151,8 @@ def prepare_support(
     """Checks a support set and returns it with the labels' names.
 
     Args:
-        support: `Examples`, or `(x, labels)` with labels of any kind (strings, numbers); floats for regression.
+        support: `Examples`, or `(x, labels)` with labels of any kind (strings, numbers); floats for regression; None
+            for a sequence, whose steps have none.
         way: classes to make room for; by default those that are there (a fixed head's own size where it has one).
 
     Raises:
@@ -164,10 +167,11 @@ def prepare_support(
     else:
         x = prepare_input(learner, support[0], "support")
         n, device = first_tensor(x).shape[0], first_tensor(x).device
-        if len(support[1]) != n:
-            raise SupportError(f"expected one label for each of the {n} support examples, got {len(support[1])}")
+        targets = torch.zeros(n, 0) if learner.kind == "sequence" and support[1] is None else support[1]
+        if len(targets) != n:
+            raise SupportError(f"expected one label for each of the {n} support examples, got {len(targets)}")
         if learner.outputs == "logits":
-            values = support[1].tolist() if isinstance(support[1], Tensor) else list(support[1])
+            values = targets.tolist() if isinstance(targets, Tensor) else list(targets)
             labels = sorted(set(values), key=lambda v: (str(type(v)), v))
             index = {label: i for i, label in enumerate(labels)}
             y = torch.tensor([index[value] for value in values], dtype=torch.int64, device=device)
@@ -175,7 +179,7 @@ def prepare_support(
             examples = Examples.of(x, y, way=max(way or 0, learner.way or 0, present))
         else:
             dtype = first_tensor(x).dtype if first_tensor(x).is_floating_point() else None
-            y = torch.as_tensor(support[1], dtype=dtype, device=device)
+            y = torch.as_tensor(targets, dtype=dtype, device=device)
             if not bool(torch.isfinite(y).all()):
                 raise SupportError("the support targets hold NaN or infinite values: remove or impute them first")
             labels, present = [], 0
@@ -201,7 +205,8 @@ def adapt(learner: Learner, support: Examples | tuple[Any, Any], **options: Any)
 
     Args:
         learner: left as it is.
-        support: `Examples`, or `(x, labels)`: x `[n, *shape]` floats or uint8 images, labels of any kind.
+        support: `Examples`, or `(x, labels)`: x `[n, *shape]` floats or uint8 images, labels of any kind; of a sequence
+            `(x, None)`.
         options: what the learner's `adapt` takes (`steps=10`, say).
 
     Raises:

@@ -25,14 +25,14 @@ from kshot import engine
 from kshot.capture import CapturedModule
 from kshot.episodes import Episodes, Examples, Input
 from kshot.errors import UnsupportedError
-from kshot.functional import masked_cross_entropy, masked_gaussian_nll, masked_mse
+from kshot.functional import masked_binary_cross_entropy, masked_cross_entropy, masked_gaussian_nll, masked_mse
 from kshot.models import norms
 
 if TYPE_CHECKING:
     from kshot.datasets.transform import Transform
 
 MetaGradient = Literal["exact", "first_order", "implicit", "reptile"]
-Outputs = Literal["logits", "values", "mean_variance"]
+Outputs = Literal["logits", "values", "mean_variance", "bits"]
 
 
 class Learner(CapturedModule):
@@ -45,7 +45,8 @@ class Learner(CapturedModule):
 
     Attributes:
         meta_gradient: kind of gradient that `learner(episodes).mean().backward()` gives.
-        outputs: `"logits"` `[n, way]`, `"values"` `[n, d]` or `"mean_variance"` `[n, 2d]`; decides the default loss.
+        outputs: `"logits"` `[n, way]`, `"values"` `[n, d]`, `"mean_variance"` `[n, 2d]` or `"bits"` `[n, d]`, the
+            logits of bits; decides the default loss, and which kind of tasks the learner does.
         transductive: whether a prediction depends on the other queries.
         modes: engine modes that its hooks can run in.
         native: whether its hooks take whole meta-batches (any leading dimensions) as they are.
@@ -53,6 +54,8 @@ class Learner(CapturedModule):
         toy_steps, toy_accuracy: outer steps that its `tiny` instances take on the conformance suite's toys, and the
             accuracy that they reach there. A learner that has to find its algorithm from nothing takes more steps; one
             that states less accuracy has a reason for it written beside.
+        sequential: whether the queries are steps of time, so that an output depends on the queries before it, too, and
+            never on those after it.
     """
 
     meta_gradient: MetaGradient = "exact"
@@ -63,6 +66,7 @@ class Learner(CapturedModule):
     support_order_matters: bool = False
     toy_steps: int = 250
     toy_accuracy: float = 0.85
+    sequential: bool = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,14 +90,18 @@ class Learner(CapturedModule):
     def predict(self, adapted: Any, x: Any) -> Any:
         """The output for one task's features `x` `[n, ...]`, in the form that `outputs` declares.
 
-        A transductive learner may take a third argument `mask` `[n]` (or None: all real), which queries are real.
+        A transductive or sequential learner may take a third argument `mask` `[n]` (or None: all real), which queries
+        are real.
         """
         raise NotImplementedError(f"{type(self).__name__} defines no predict(adapted, x)")
 
     def loss(self, output: Any, query: Examples) -> Tensor:
-        """What the outer loop minimises, of one task: cross entropy, squared error or negative log-likelihood."""
+        """What the outer loop minimises, of one task, as `outputs` says: cross entropy (binary for bits), squared error
+        or negative log-likelihood."""
         if self.outputs == "logits":
             return masked_cross_entropy(output, query)
+        if self.outputs == "bits":
+            return masked_binary_cross_entropy(output, query)
         return masked_mse(output, query) if self.outputs == "values" else masked_gaussian_nll(output, query)
 
     def objective(self, support: Examples, query: Examples) -> Tensor:
@@ -112,7 +120,8 @@ class Learner(CapturedModule):
         """A small instance for the conformance suite.
 
         Args:
-            kind: `"classification"`: 5 ways of 8 features; `"regression"`: 1 feature, 1 value.
+            kind: `"classification"`: 5 ways of 8 features; `"regression"`: 1 feature, 1 value; `"sequence"`: 4
+                channels, 3 bits.
 
         Raises:
             UnsupportedError: the learner does not do that kind of task.
@@ -150,7 +159,7 @@ class Learner(CapturedModule):
         return self._modes[key]
 
     def predict_with_mask(self, adapted: Any, query: Examples) -> Any:
-        """`predict`, with the query mask for a transductive learner that takes it."""
+        """`predict`, with the query mask for a learner that takes it."""
         if "mask" in inspect.signature(self.predict).parameters:
             return self.predict(adapted, query.x, mask=query.mask if query.padded else None)  # type: ignore[call-arg]
         return self.predict(adapted, query.x)
@@ -172,6 +181,16 @@ class Learner(CapturedModule):
             shape = getattr(module, "input_shape", None) if module is not self else None
             if shape is not None:
                 return tuple(shape)
+        return None
+
+    @property
+    def kind(self) -> str:
+        """The kind of tasks that it does: what a split of tasks has as its `kind`."""
+        return {"logits": "classification", "bits": "sequence"}.get(self.outputs, "regression")
+
+    @property
+    def bits(self) -> int | None:
+        """Of a learner of sequences: the bits that it answers with at each step, where they are fixed (None: any)."""
         return None
 
     @property

@@ -2,9 +2,23 @@
 
 from kshot.models.backbone import Backbone, Network
 from kshot.models.conv4 import Conv4
+from kshot.models.memory import LRUAMemory, Memory, NTMMemory
 from kshot.models.mlp import MLP
 from kshot.models.norms import Sequential, Statistics, TaskBatchNorm
 from kshot.models.pooling import MaxPool2d
 from kshot.models.resnet12 import ResNet12
 
-__all__ = ["MLP", "Backbone", "Conv4", "MaxPool2d", "Network", "ResNet12", "Sequential", "Statistics", "TaskBatchNorm"]
+__all__ = [
+    "MLP",
+    "Backbone",
+    "Conv4",
+    "LRUAMemory",
+    "MaxPool2d",
+    "Memory",
+    "NTMMemory",
+    "Network",
+    "ResNet12",
+    "Sequential",
+    "Statistics",
+    "TaskBatchNorm",
+]

@@ -17,6 +17,8 @@ from kshot.tasks.meta_dataset import MetaDatasetTasks
 from kshot.tasks.options import Range
 from kshot.tasks.pooled import PoolTasks
 from kshot.tasks.regression import SPLIT_OPTIONS, FunctionTasks, make_family
+from kshot.tasks.sequence_tasks import SequenceTasks, make_sequences
+from kshot.tasks.sequences import SEQUENCES, sequence_options
 from kshot.tasks.source import TaskSource
 from kshot.tasks.variable import VariableTasks
 
@@ -39,20 +41,21 @@ def load(
     data_dir: str | Path | None = None,
     **options: Any,
 ) -> TaskSource:
-    """A task source by name: of a dataset's classes, or of a family of functions.
+    """A task source by name: of a dataset's classes, or of a family of functions or sequences.
 
     Args:
         name_or_path: a registered dataset, the path of a folder, zip or CSV, a `kshot.datasets.Dataset`, or one of the
-            families sinusoids, lines, polynomials, steps, sawtooth, gaussian_processes.
+            families: of functions sinusoids, lines, polynomials, steps, sawtooth, gaussian_processes; of sequences
+            copy, repeat_copy, associative_recall, priority_sort, which take only their own options.
         way: classes a task, 5 by default; (smallest, largest) makes tasks uneven. Ignored for functions.
         shot: support examples a class, 1 by default; (smallest, largest) likewise. For functions: points a task, 10.
         query: query examples a class, 15 by default; (smallest, largest) likewise. For functions: points a task, 10.
         sampling: "uniform", or "meta_dataset" for Meta-Dataset's rule: way (5, 50), imbalanced shots of at most
             `max_support=500` examples, at most `query=10` queries a class, and `support_per_class=100`.
-        train, val, test: options that differ in that split: `train={"way": 60, "query": 5}`.
+        train, val, test: options that differ in that split: `train={"way": 60, "query": 5}`, `test={"length": 40}`.
         data_dir: where the data is; by default $KSHOT_DATA.
         options: of the sampling (see above), of the dataset (`kshot.datasets.info(name)`), or of the family (its
-            ranges, `functions` and `noise`).
+            ranges, `functions` and `noise` for functions).
 
     Raises:
         ConfigError: an unknown option, with the nearest right name, or a value that makes no sense.
@@ -68,6 +71,8 @@ def load(
     overrides = {name: dict(own) for name, own in (("train", train), ("val", val), ("test", test)) if own}
     if isinstance(name_or_path, str) and name_or_path in FAMILIES:
         return _functions(name_or_path, asked, overrides)
+    if isinstance(name_or_path, str) and name_or_path in SEQUENCES:
+        return _sequences(name_or_path, asked, overrides)
     return _classes(name_or_path, asked, overrides, data_dir)
 
 
@@ -165,6 +170,25 @@ def _functions(name: str, asked: dict[str, Any], overrides: dict[str, dict[str, 
         example_shape=(1,),
         spec=_jsonable({"name_or_path": name, **asked, **overrides}),
         info={"description": (FAMILIES[name].__doc__ or "").strip(), "options": family_options(FAMILIES[name])},
+    )
+
+
+def _sequences(name: str, asked: dict[str, Any], overrides: dict[str, dict[str, Any]]) -> TaskSource:
+    families = {
+        split: make_sequences(name, {**asked, **overrides.get(split, {})}) for split in ("train", "val", "test")
+    }
+    widths = {split: family.width for split, family in families.items()}
+    if len(set(widths.values())) > 1:
+        raise ConfigError(
+            f"expected vectors of one width in all splits, got {', '.join(f'{n} ({w})' for n, w in widths.items())}: "
+            "a learner has as many inputs and outputs"
+        )
+    return TaskSource(
+        name,
+        {split: SequenceTasks(family, split) for split, family in families.items()},
+        example_shape=(families["train"].channels,),
+        spec=_jsonable({"name_or_path": name, **asked, **overrides}),
+        info={"description": (SEQUENCES[name].__doc__ or "").strip(), "options": sequence_options(SEQUENCES[name])},
     )
 
 

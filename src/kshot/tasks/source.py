@@ -16,7 +16,7 @@ class TaskSource:
 
     Attributes:
         name: what it is called, in reports.
-        kind: "classification" or "regression".
+        kind: "classification", "regression" or "sequence".
         train, val, test: the splits. One without classes raises TooFewClassesError when asked for.
         transform: makes inputs of raw examples; None for generated functions.
         example_shape: the shape of one input.
@@ -29,8 +29,8 @@ class TaskSource:
         transform, example_shape, spec, info: see above.
 
     Raises:
-        OverlappingSplitsError: two splits share a class, or, of functions, a stream.
-        ConfigError: a split by another name, none at all, or classification beside regression.
+        OverlappingSplitsError: two splits share a class, or, of tasks that are generated, a stream.
+        ConfigError: a split by another name, none at all, or of different kinds.
     """
 
     def __init__(
@@ -46,14 +46,14 @@ class TaskSource:
         kinds = {split.kind for split in splits.values()}
         if not splits or set(splits) - {"train", "val", "test"} or len(kinds) > 1:
             raise ConfigError(
-                "expected splits named train, val or test, all of them classification or all regression; "
+                "expected splits named train, val or test, all of one kind; "
                 f"got {', '.join(f'{key} ({split.kind})' for key, split in splits.items()) or 'none'}"
             )
         check_disjoint({key: split.pool for key, split in splits.items() if split.pool is not None})
         streams = [split.name for split in splits.values()]
-        if kinds == {"regression"} and len(set(streams)) < len(streams):
+        if "classification" not in kinds and len(set(streams)) < len(streams):
             raise OverlappingSplitsError(
-                "expected every split of functions to draw from a stream of its own, "
+                "expected every split of generated tasks to draw from a stream of its own, "
                 f"got the names {', '.join(streams)}: give each another name"
             )
         self.name = name

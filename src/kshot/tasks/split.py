@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from kshot.tasks.source import TaskSource
 
-Kind = Literal["classification", "regression"]
+Kind = Literal["classification", "regression", "sequence"]
 Classes = Tensor | Sequence[int] | Sequence[bool]
 
 
@@ -35,8 +35,9 @@ class TaskSplit(ABC):
 
     Attributes:
         name: "train", "val" or "test"; another name is another stream of tasks.
-        way: the largest number of classes of a task (0 for regression); its episodes have this shape.
-        shot, query: the largest number of support and query examples of a class (of a task, for regression).
+        kind: what is asked for: classes, values, or sequences of bits.
+        way: the largest number of classes of a task (0 where it has none); its episodes have this shape.
+        shot, query: the largest number of support and query examples of a class (of a task, where it has none).
         support_size, query_size: example slots of an episode, padding included.
         pool: the examples that tasks are made of; None where they are generated.
         options: what the split was asked for, JSON-able; `replace` takes the same names.

@@ -12,12 +12,13 @@ or all at once: `kshot.testing.check_learner(lambda: MyLearner(kshot.models.MLP(
 """
 
 from kshot.testing.suite import CHECKS, check_learner, checks, kinds_of, parametrize
-from kshot.testing.toys import gaussian_episodes, sinusoid_episodes, toy_episodes
+from kshot.testing.toys import copy_episodes, gaussian_episodes, sinusoid_episodes, toy_episodes
 
 __all__ = [
     "CHECKS",
     "check_learner",
     "checks",
+    "copy_episodes",
     "gaussian_episodes",
     "kinds_of",
     "parametrize",

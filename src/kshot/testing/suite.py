@@ -14,12 +14,13 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from kshot import artifacts, engine
-from kshot.episodes import Episodes, Examples
+from kshot.episodes import Episodes, Examples, map_input
 from kshot.errors import UnsupportedError
 from kshot.learners import AdaptedModel, Learner, adapt
 from kshot.randomness import seeded
 from kshot.testing.gradients import META_GRADIENT_CHECKS
-from kshot.testing.toys import baseline_score, toy_episodes, uneven, unpadded
+from kshot.testing.solving import solve_toys, train_on_toys
+from kshot.testing.toys import toy_episodes, uneven, unpadded
 
 Factory = Callable[[], Learner]
 Check = Callable[[Factory, str], None]
@@ -161,18 +162,28 @@ def check_adapted(factory: Factory, kind: str) -> None:
 
 
 def check_transductive(factory: Factory, kind: str) -> None:
-    """A prediction depends on other queries only where the learner says so."""
+    """A prediction depends on other queries only where the learner says so: on all of them (transductive), or on those
+    before it (sequential)."""
     learner = _make(factory).eval()
     if learner.transductive:
         return
     task = toy_episodes(kind, 1)[0]
-    together = outputs_of(learner, task.support, task.query)
-    one = task.query.map(lambda t: t[:1] if t.shape[:1] == (task.query.size,) else t)
-    _close(
-        outputs_of(learner, task.support, one),
-        together[:1],
-        "a prediction depends on the other queries: declare transductive",
-    )
+    query, size = task.query, task.query.size
+    if learner.sequential:  # blank steps are alike: others show what the outputs depend on
+        query = query.replace_x(map_input(lambda x: x + torch.linspace(0, 1, x.numel()).view_as(x), query.x))
+    together = outputs_of(learner, task.support, query)
+
+    def some(rows: slice) -> Tensor:
+        return outputs_of(learner, task.support, query.map(lambda t: t[rows] if t.shape[:1] == (size,) else t))
+
+    if not learner.sequential:
+        message = "a prediction depends on the other queries: declare transductive, or sequential where on earlier ones"
+        for i in (0, size - 1):
+            _close(some(slice(i, i + 1)), together[i : i + 1], message)
+        return
+    message = "a prediction depends on later queries: sequential says that it does not. Declare transductive"
+    for i in range(1, size):
+        _close(some(slice(0, i)), together[:i], message)
 
 
 def check_save_load(factory: Factory, kind: str) -> None:
@@ -183,17 +194,16 @@ def check_save_load(factory: Factory, kind: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = artifacts.save_pretrained(learner, Path(folder) / "learner")
         loaded = artifacts.from_pretrained(path).eval()
-        assert torch.equal(outputs_of(loaded, task.support, task.query), expected), (
-            "a loaded learner predicts otherwise"
-        )
+        again = outputs_of(loaded, task.support, task.query)
+        assert torch.equal(again, expected), "a loaded learner predicts otherwise"
         with torch.no_grad():
             features = task.support.replace_x(engine.compute_features(learner, task.support.x))
             labels = list(range(task.support.way))
             model = AdaptedModel(learner, learner.adapt(features), task.support.classes, labels)
         saved = artifacts.save_adapted(model, Path(folder) / "task.safetensors")
-        again = artifacts.load_adapted(saved, run=path)
-        assert torch.equal(again.predict(task.query.x), model.predict(task.query.x)), "a loaded task predicts otherwise"
-        assert again.labels == labels
+        other = artifacts.load_adapted(saved, run=path)
+        assert torch.equal(other.predict(task.query.x), model.predict(task.query.x)), "a loaded task predicts otherwise"
+        assert other.labels == labels
 
 
 def check_seed(factory: Factory, kind: str) -> None:
@@ -202,48 +212,15 @@ def check_seed(factory: Factory, kind: str) -> None:
     for _ in range(2):
         learner = _make(factory)
         with seeded(1):
-            _train(learner, kind, steps=3)
+            train_on_toys(learner, kind, steps=3)
         states.append(learner.state_dict())
     for name, value in states[0].items():
         assert torch.equal(value, states[1][name]), f"{name} differs between two runs of one seed"
 
 
 def check_solves_toys(factory: Factory, kind: str) -> None:
-    """Meta-training on the toys ends far above what needs no learning.
-
-    Classification: at least the learner's `toy_accuracy`, 85 % where it states no other; nearest means on the raw
-    features has about 71 %. Regression: at most 60 % of the error of predicting zero.
-    """
-    learner = _make(factory)
-    with seeded(0):
-        _train(learner, kind, steps=learner.toy_steps)
-    learner.eval()
-    episodes = toy_episodes(kind, 200, seed=99)
-    baseline = baseline_score(kind, episodes)
-    outputs = engine.predict_queries(learner, episodes, learner.mode_for(episodes))
-    if learner.outputs == "logits":
-        score = float((outputs.argmax(-1) == episodes.query.y).float().mean())
-        assert score >= learner.toy_accuracy, (
-            f"accuracy {score:.3f} on the Gaussian toys, expected at least {learner.toy_accuracy} (raw: {baseline:.3f})"
-        )
-    else:
-        mean = outputs[..., : episodes.query.y.shape[-1]]
-        score = float((mean - episodes.query.y).square().mean())
-        assert score <= 0.6 * baseline, f"MSE {score:.3f} on the sinusoid toys, expected at most {0.6 * baseline:.3f}"
-
-
-def _train(learner: Learner, kind: str, steps: int) -> None:
-    learner.train()
-    parameters = list(learner.parameters())
-    if not parameters:
-        return
-    optimizer = torch.optim.Adam(parameters, lr=3e-3)
-    mode = "native" if learner.native else "vmap" if "vmap" in learner.modes else "loop"
-    for step in range(steps):
-        losses = learner(toy_episodes(kind, 16, step=step), mode=mode)
-        optimizer.zero_grad()
-        losses.mean().backward()
-        optimizer.step()
+    """Meta-training on the toys ends far above what needs no learning."""
+    solve_toys(_make(factory), kind)
 
 
 def _lead(t: Tensor) -> Tensor:
@@ -278,15 +255,14 @@ def kinds_of(learner_class: type[Learner]) -> list[str]:
         AssertionError: it has none.
     """
     kinds = []
-    for kind in ("classification", "regression"):
+    for kind in ("classification", "regression", "sequence"):
         try:
             learner_class.tiny(kind)
         except UnsupportedError:
             continue
         kinds.append(kind)
-    assert kinds, (
-        f"{learner_class.__name__}.tiny() makes neither a classifier nor a regressor: the suite cannot test it"
-    )
+    name = learner_class.__name__
+    assert kinds, f"{name}.tiny() makes no learner of classes, values or sequences: the suite cannot test it"
     return kinds
 
 
@@ -295,7 +271,7 @@ def checks(*learners: type[Learner] | Factory) -> Iterator[tuple[str, Callable[[
 
     Args:
         learners: classes that define `tiny`, or functions that make an instance for the toys (8 features and 5 ways,
-            or 1 feature and 1 value).
+            or 1 feature and 1 value, or 4 channels and 3 bits).
     """
     for item in learners:
         pairs: list[tuple[str, Factory]]
@@ -305,7 +281,7 @@ def checks(*learners: type[Learner] | Factory) -> Iterator[tuple[str, Callable[[
         else:
             factory = cast("Factory", item)
             learner = factory()
-            pairs = [("classification" if learner.outputs == "logits" else "regression", factory)]
+            pairs = [(learner.kind, factory)]
             title = type(learner).__name__
         for kind, make in pairs:
             for name, check in CHECKS.items():

@@ -6,11 +6,13 @@ import torch
 
 from kshot.episodes import Episodes, Examples, first_tensor
 from kshot.functional import class_means
-from kshot.randomness import bits, distinct, normal, stream, uniform
+from kshot.randomness import bits, distinct, integers, normal, stream, uniform
 
 FEATURES = 8
 WAY = 5
 CLASSES = 512
+BITS = 3
+LENGTH = 3
 
 
 def gaussian_episodes(
@@ -71,10 +73,31 @@ def sinusoid_episodes(
     return Episodes(part(slice(shot)), part(slice(shot, None)), torch.zeros(tasks, 0, dtype=torch.int64))
 
 
+def copy_episodes(tasks: int, *, seed: int = 0, step: int = 0, dtype: torch.dtype = torch.float32) -> Episodes:
+    """One to three vectors of 3 bits, a delimiter in a channel of its own, then blank steps in which to repeat them."""
+    task = torch.arange(tasks).numpy()[:, None, None]
+    place = torch.arange(LENGTH).numpy()[None, :, None]
+    channel = torch.arange(BITS).numpy()[None, None, :]
+    length = torch.from_numpy(1 + integers(LENGTH, seed, stream("toy length"), step, task[:, 0]))
+    real = torch.arange(LENGTH) < length
+    y = torch.from_numpy(bits(seed, stream("toy bits"), step, task, place, channel) >> 63 > 0).to(dtype)
+    y = y * real.unsqueeze(-1)
+    x = torch.zeros(tasks, LENGTH + 1, BITS + 1, dtype=dtype)
+    x[:, :LENGTH, :BITS] = y
+    end = torch.arange(LENGTH + 1) == length
+    x[..., BITS] = end.to(dtype)
+    none = torch.ones(tasks, 0, dtype=torch.bool)
+    support = Examples(x, x[..., :0], torch.arange(LENGTH + 1) <= length, none)
+    query = Examples(torch.zeros_like(x[:, :LENGTH]), y, real, none)
+    return Episodes(support, query, torch.zeros(tasks, 0, dtype=torch.int64))
+
+
 def toy_episodes(kind: str, tasks: int, **options: object) -> Episodes:
-    """The toys of a kind of task, `"classification"` or `"regression"`."""
+    """The toys of a kind of task, `"classification"`, `"regression"` or `"sequence"`."""
     if kind == "classification":
         return gaussian_episodes(tasks, **options)  # type: ignore[arg-type]
+    if kind == "sequence":
+        return copy_episodes(tasks, **options)  # type: ignore[arg-type]
     return sinusoid_episodes(tasks, **options)  # type: ignore[arg-type]
 
 
@@ -112,9 +135,12 @@ def unpadded(task: Episodes) -> tuple[Examples, Examples]:
 
 
 def baseline_score(kind: str, episodes: Episodes) -> float:
-    """What a learner must beat on the toys: nearest means on raw features (accuracy), or predicting zero (MSE)."""
+    """What a learner must beat on the toys: nearest means on raw features (accuracy), predicting zero (MSE), guessing
+    (bit error)."""
     if kind == "classification":
         means = class_means(episodes.support)
         distance = (first_tensor(episodes.query.x)[:, :, None] - means[:, None]).square().sum(-1)
         return float((distance.argmin(-1) == episodes.query.y).float().mean())
+    if kind == "sequence":
+        return 0.5
     return float(episodes.query.y.square().mean())

@@ -2,7 +2,7 @@
 
 ::
 
-    learner: {name: maml, inner_lr: 0.4, inner_steps: 1}   # `way` is that of the tasks, where the learner takes one
+    learner: {name: maml, inner_lr: 0.4, inner_steps: 1}   # `way`, or the sizes of a sequence, are those of the tasks
     backbone: {name: conv4, channels: 64}                  # input sizes are those of the tasks' examples
     data: {name: omniglot, way: 5, shot: 1, query: 15, train: {query: 5}, options: {split: vinyals}}
     training: {steps: 2000, meta_batch: 16, lr: 0.001}
@@ -102,6 +102,11 @@ def resolve(config: RunConfig, source: TaskSource) -> RunConfig:
         learner["way"] = max(split.way for split in source.splits.values())
     if "classes" in takes and "classes" not in learner and source.train.pool is not None:
         learner["classes"] = len(source.train.pool)
+    if source.kind == "sequence":
+        sizes = (source.example_shape[0], int(source.train.sample(1, seed=0).query.y.shape[-1]))
+        for name, size in zip(("in_features", "out_features"), sizes, strict=True):
+            if name in takes:
+                learner.setdefault(name, size)
     backbone = None
     if "backbone" in takes:
         backbone = _resolved_backbone(config, source, has_head="out_features" in takes)

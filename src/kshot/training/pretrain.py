@@ -128,7 +128,13 @@ def pretrain(
 
     Raises:
         DivergedError: its loss is not finite.
+        UnsupportedError: tasks of sequences, which have no labelled examples.
     """
+    if train.kind not in LR:
+        raise UnsupportedError(
+            f"a network is trained conventionally on labelled examples, and the tasks of {train.name} are of kind "
+            f"{train.kind}: compare with another learner of such tasks"
+        )
     place = resolve_device(device)
     lr = LR[train.kind] if lr is None else lr
     if train.pool is None:  # whole tasks

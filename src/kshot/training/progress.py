@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from kshot.metrics import METRICS, PERCENT
+
 _REDRAW = 0.1
 """Seconds between two redrawings of the bar: a step may take less than the drawing."""
 
@@ -16,7 +18,7 @@ class Progress:
 
     Args:
         total: outer steps of the run.
-        kind: of the score, "classification" or "regression".
+        kind: of the tasks, which says what the score is.
     """
 
     def __init__(self, total: int, kind: str) -> None:
@@ -43,8 +45,11 @@ class Progress:
             parts.append(f"loss {row['loss']:.4f}")
         if row.get("val") is not None:
             half = row.get("val_half_width")
-            if self.kind == "classification":
-                parts.append(f"val {100 * row['val']:.2f}" + (f" ± {100 * half:.2f} %" if half is not None else " %"))
+            if METRICS[self.kind] in PERCENT:
+                name = "val wrong bits" if self.kind == "sequence" else "val"
+                parts.append(
+                    f"{name} {100 * row['val']:.2f}" + (f" ± {100 * half:.2f} %" if half is not None else " %")
+                )
             else:
                 parts.append(f"val mse {row['val']:.4f}" + (f" ± {half:.4f}" if half is not None else ""))
         if row.get("tasks_per_second") is not None:

@@ -23,7 +23,7 @@ EXAMPLES_AT_ONCE = 4096
 def validate(
     learner: Learner, split: TaskSplit, tasks: int, *, mode: str, seed: int = SEED, chunk: int | None = None
 ) -> Interval:
-    """The mean score over tasks of a split, accuracy or mean squared error, with the learner in eval mode.
+    """The mean score over tasks of a split, accuracy, mean squared error or bit error, with the learner in eval mode.
 
     Args:
         learner: left in the mode that it was in.
@@ -45,7 +45,7 @@ def validate(
             count = min(size, tasks - first)
             episodes = split.sample(count, seed=seed, first=first, device=None if device.type == "cpu" else device)
             outputs = engine.predict_queries(learner, episodes, mode, cache=cache)
-            scores.append(metrics.score(outputs, episodes.query).cpu())
+            scores.append(metrics.score(outputs, episodes.query, learner.outputs).cpu())
     values = torch.cat(scores)
     if not bool(torch.isfinite(values).all()):
         return Interval(float(values.mean()), math.inf, len(values))
@@ -53,7 +53,7 @@ def validate(
 
 
 def better(kind: str, score: float, than: float | None) -> bool:
-    """Whether a score is better: a higher accuracy, a lower error; never one that is not finite."""
+    """Whether a score of tasks of a kind is better: a higher accuracy, a lower error; never one that is not finite."""
     if not math.isfinite(score):
         return False
     return than is None or (score > than if kind == "classification" else score < than)
@@ -62,14 +62,23 @@ def better(kind: str, score: float, than: float | None) -> bool:
 def check_fits(learner: Learner, split: TaskSplit, shape: tuple[int, ...] | None = None) -> None:
     """Raises UnsupportedError where a learner cannot do a split's tasks: their kind, way, or shape of examples."""
     name = type(learner).__name__
-    wanted = "classification" if learner.outputs == "logits" else "regression"
+    wanted = learner.kind
     if wanted != split.kind:
-        hint = (
-            "way=5, say, makes it a classifier"
-            if wanted == "regression"
-            else "use a regressor (MAML without way), or other tasks"
+        hints = {
+            "classification": "use a classifier (ProtoNet; MAML with way=5, say), or other tasks",
+            "regression": "use a regressor (MAML without way), or other tasks",
+            "sequence": "use a learner of sequences (NTM), or other tasks",
+        }
+        raise UnsupportedError(
+            f"this {name} does {wanted}, the tasks of {split.name} are {split.kind}: {hints[split.kind]}"
         )
-        raise UnsupportedError(f"this {name} does {wanted}, the tasks of {split.name} are {split.kind}: {hint}")
+    if split.kind == "sequence" and learner.bits is not None:
+        bits = int(split.sample(1, seed=0).query.y.shape[-1])
+        if bits != learner.bits:
+            raise UnsupportedError(
+                f"this {name} answers with {learner.bits} bits a step, the tasks of {split.name} ask for {bits}: make "
+                f"it with out_features={bits}"
+            )
     if learner.way is not None and split.kind == "classification" and split.way > learner.way:
         raise UnsupportedError(
             f"this {name} has a head of {learner.way} classes, but the tasks of {split.name} have up to {split.way}: "
