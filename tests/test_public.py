@@ -23,6 +23,7 @@ LEARNERS = [
     "LSTMLearner",
     "LinearProbe",
     "MAML",
+    "MANN",
     "MatchingNet",
     "MetaCurvature",
     "MetaLSTM",

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from kshot.learners.linear_probe import LinearProbe
     from kshot.learners.lstm import LSTMLearner
     from kshot.learners.maml import MAML
+    from kshot.learners.mann import MANN
     from kshot.learners.matching import MatchingNet
     from kshot.learners.metacurvature import MetaCurvature
     from kshot.learners.metalstm import MetaLSTM
@@ -52,6 +53,7 @@ __all__ = [
     "CNP",
     "IMAML",
     "MAML",
+    "MANN",
     "NTM",
     "SNAIL",
     "AdaptedModel",
@@ -95,6 +97,7 @@ _MODULES = frozenset({"datasets", "models", "tasks", "testing"})
 _HOME = {
     "ANIL": "kshot.learners.anil",
     "MAML": "kshot.learners.maml",
+    "MANN": "kshot.learners.mann",
     "AdaptedModel": "kshot.learners.adapted",
     "Episodes": "kshot.episodes",
     "Examples": "kshot.episodes",

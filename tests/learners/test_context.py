@@ -187,3 +187,23 @@ def test_a_fixed_head_refuses_more_classes_than_it_has(name):
 def test_what_cannot_be_built(make, message):
     with pytest.raises(UnsupportedError, match=message):
         make()
+
+
+# ---------------------------------------------------------------- MANN
+
+
+def test_a_mann_writes_to_fresh_places_until_its_memory_is_full():
+    """The least recently used place is another one at each step, so that no example writes over another."""
+    torch.manual_seed(0)
+    learner = kshot.MANN(models.MLP(8, hidden=(16,)), way=5, hidden=16, slots=32, width=8, heads=1).eval()
+    support = featured(learner, task().support)
+    memory = learner.adapt(support)["state"]["memory"]["memory"]
+    assert memory.shape == (32, 8)
+    written = (memory.abs().sum(-1) > 1e-3).sum()
+    assert int(written) == support.size
+    assert torch.isfinite(learner.online(support)).all()
+
+
+def test_a_mann_has_a_controller():
+    with pytest.raises(UnsupportedError, match="controller of at least one unit, got 0"):
+        kshot.MANN(models.MLP(8), way=5, hidden=0)

@@ -17,6 +17,7 @@ from kshot.learners.joint import JointTraining
 from kshot.learners.linear_probe import LinearProbe
 from kshot.learners.lstm import LSTMLearner
 from kshot.learners.maml import MAML
+from kshot.learners.mann import MANN
 from kshot.learners.matching import MatchingNet
 from kshot.learners.metacurvature import MetaCurvature
 from kshot.learners.metalstm import MetaLSTM
@@ -53,6 +54,7 @@ __all__ = [
     "CNP",
     "IMAML",
     "MAML",
+    "MANN",
     "NTM",
     "SNAIL",
     "AdaptedModel",
