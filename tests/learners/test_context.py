@@ -196,6 +196,9 @@ def test_a_mann_writes_to_fresh_places_until_its_memory_is_full():
     """The least recently used place is another one at each step, so that no example writes over another."""
     torch.manual_seed(0)
     learner = kshot.MANN(models.MLP(8, hidden=(16,)), way=5, hidden=16, slots=32, width=8, heads=1).eval()
+    with torch.no_grad():
+        learner.memory.heads.bias[-1] = -30.0  # the gate: never where it has just read
+        learner.memory.heads.weight[-1] = 0.0
     support = featured(learner, task().support)
     memory = learner.adapt(support)["state"]["memory"]["memory"]
     assert memory.shape == (32, 8)
