@@ -220,3 +220,18 @@ def test_load_by_options() -> None:
     assert source.spec["train"] == train
     given = tasks.load(data, way=3, shot=1, query=2, train=train | {"embedding": first_pixels})
     assert given.spec["train"]["embedding"] == "<first_pixels of a script>"
+
+
+def test_clusters_of_omniglot_say_something_of_its_characters(real_data: Path) -> None:
+    train: dict[str, Any] = {"labels": "cactus", "way": 20, "query": 4, "clusters": 60}
+    source = tasks.load("omniglot", query=15, rotations="none", data_dir=real_data, train=train)
+    some = source.train.subset(range(0, 1028, 16))
+    episodes = some.sample(200, seed=0)
+    assert some.pool is not None
+    assert episodes.support_ids is not None
+    assert episodes.query_ids is not None
+    owner = torch.searchsorted(some.pool.start, torch.arange(some.pool.x.shape[0]), right=True)
+    support = owner[episodes.support_ids.gather(1, episodes.support.y.argsort(1)) // 4]
+    alike = owner[episodes.query_ids // 4] == support.gather(1, episodes.query.y)
+    # By chance one in 65 would be of one character.
+    assert float(alike.double().mean()) > 0.1

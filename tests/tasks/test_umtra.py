@@ -243,3 +243,19 @@ def test_a_source_keeps_its_splits_apart(pool: Pool) -> None:
         TaskSource("pictures", {"train": train, "test": test}, example_shape=(1, 4, 4))
     with pytest.raises(TooFewClassesError, match="has no val classes"):
         _ = TaskSource("pictures", {"train": train}, example_shape=(1, 4, 4)).val
+
+
+def test_omniglot_without_labels(real_data: Path) -> None:
+    train: dict[str, Any] = {"labels": "umtra", "way": 60, "query": 2, "augment": "omniglot"}
+    source = tasks.load("omniglot", way=5, shot=1, query=15, data_dir=real_data, train=train)
+    assert isinstance(source.train, UmtraTasks)
+    assert len(unlabelled(source.train.pool)) == 4 * 1028 * 20
+    episodes = source.train.sample(2, seed=0)
+    assert episodes.query.x.shape == (2, 120, 1, 28, 28)  # type: ignore[union-attr]
+    # A view is nearer to its own image than to most others.
+    own = episodes.support.x[0][episodes.support.y[0].argsort()].flatten(1)  # type: ignore[index]
+    distance = torch.cdist(episodes.query.x[0].flatten(1), own)  # type: ignore[index]
+    rank = (distance < distance.gather(1, episodes.query.y[0][:, None])).sum(1)
+    assert float(rank.double().mean()) < 20
+    assert source.val.labelled
+    assert set(source.train.source.test.pool.names).isdisjoint(source.train.pool.names)  # type: ignore[union-attr]

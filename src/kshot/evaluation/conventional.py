@@ -25,7 +25,6 @@ from kshot.evaluation.unseen import data_only, recorded_classes, run_folder, sam
 from kshot.learners.base import Learner
 from kshot.models import MLP, Conv4
 from kshot.randomness import seeded
-from kshot.tasks import PoolTasks, make_split
 from kshot.tasks.source import TaskSource
 from kshot.tasks.split import TaskSplit
 from kshot.training.pretrain import LR, PretrainedNetwork, fresh_backbone, load_network, pretrain, save_network
@@ -82,8 +81,8 @@ def training_split(learner: Learner, source: TaskSource) -> TaskSplit:
     Of tasks that were made without labels, the classes that the data has all the same.
     """
     split, recorded = source.train, set(recorded_classes(learner).get("train", ()))
-    if isinstance(split, PoolTasks) and not split.labelled:
-        split = make_split(split.pool, split.transform, split.name, way=2, shot=1, query=1)._bound_to(source)
+    if not split.labelled:
+        split = split.replace(labels="given", way=2, shot=1, query=1)
     if split.pool is None or not recorded:
         return split
     kept = [name in recorded for name in split.pool.names]
