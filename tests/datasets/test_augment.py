@@ -24,9 +24,11 @@ def keys(n: int, seed: int = 0) -> np.ndarray[Any, np.dtype[np.uint64]]:
 
 
 def pictures(n: int, channels: int = 1, size: tuple[int, int] = (12, 9)) -> Tensor:
-    return torch.from_numpy(randomness.integers(256, 7, np.arange(n * channels * size[0] * size[1]))).to(
-        torch.uint8
-    ).view(n, channels, *size)
+    return (
+        torch.from_numpy(randomness.integers(256, 7, np.arange(n * channels * size[0] * size[1])))
+        .to(torch.uint8)
+        .view(n, channels, *size)
+    )
 
 
 def square(size: int = 21, at: int = 5, side: int = 3) -> Tensor:

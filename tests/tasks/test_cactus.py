@@ -177,7 +177,9 @@ def test_a_backbone_or_a_learner_stands_for_its_features(pool: Pool, tmp_path: P
 
 
 def test_what_is_no_embedding_says_so(pool: Pool) -> None:
-    with pytest.raises(ConfigError, match=r"expected embedding to be 'pca', the folder of a run, or a function .* got 3"):
+    with pytest.raises(
+        ConfigError, match=r"expected embedding to be 'pca', the folder of a run, or a function .* got 3"
+    ):
         made(pool, embedding=3)
     with pytest.raises(ConfigError, match=r"unknown embedding 'pcs': expected 'pca', or the folder of a run or"):
         made(pool, embedding="pcs").sample(1, seed=0)

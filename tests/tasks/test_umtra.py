@@ -153,9 +153,7 @@ def test_replace_and_subset(pool: Pool) -> None:
 
 def test_what_umtra_cannot_do_says_so(pool: Pool) -> None:
     table = Pool.from_arrays(torch.randn(30, 7), np.arange(30) % 5)
-    with pytest.raises(
-        DataError, match=r"expected images in train, .* got vectors of 7 features: use labels='cactus'"
-    ):
+    with pytest.raises(DataError, match=r"expected images in train, .* got vectors of 7 features: use labels='cactus'"):
         UmtraTasks(table, IdentityTransform())
     with pytest.raises(TooFewExamplesError, match=r"at least way=200 images in train, .* got 160: add images, or use"):
         UmtraTasks(pool, TRANSFORM, way=200)

@@ -43,8 +43,8 @@ class Augmentation:
         rotation: the largest angle, either way, in degrees.
         scale: (smallest, largest) factor of size, of height and width each on its own.
         shear: the largest slant, either way: columns move by that part of their distance from the centre, in [0, 1].
-        warp: how far at most parts of the image move on their own, smoothly, as strokes of another hand do: a displacement
-            on a 4 x 4 grid, interpolated; a part of the side, in [0, 1].
+        warp: how far at most parts of the image move on their own, smoothly, as strokes of another hand do:
+            displacements of a 4 x 4 grid, interpolated; a part of the side, in [0, 1].
         flip: the probability that left and right are exchanged.
         brightness: what is added at most, either way; a part of the full range, in [0, 1].
         contrast: (smallest, largest) factor of the distance from the image's mean.
@@ -167,7 +167,7 @@ PRESETS: dict[str, Augmentation] = {
 
 
 def as_augmentation(value: str | Mapping[str, Any] | Augmentation) -> Augmentation:
-    """An augmentation by its name, by its ranges, or as it is. Ranges may begin from a preset: `{"preset": "omniglot"}`.
+    """An augmentation by its name, by its ranges, or as it is. `{"preset": "omniglot", ...}` begins from a preset.
 
     Raises:
         ConfigError: an unknown name or range.
