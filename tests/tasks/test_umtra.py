@@ -151,6 +151,14 @@ def test_replace_and_subset(pool: Pool) -> None:
     assert repr(split) == "<UmtraTasks train: labels=umtra, way=3, shot=1, query=2, augment={'zeroed': 0.3}>"
 
 
+def test_the_usual_augmentation_follows_from_the_channels(pool: Pool) -> None:
+    assert UmtraTasks(pool, TRANSFORM).options["augment"] == "omniglot"
+    coloured = ImageTransform(size=(4, 4), channels=3)
+    split = UmtraTasks(make_pool([20], channels=3), coloured, query=2)
+    assert split.options["augment"] == "colour"
+    assert split.sample(2, seed=0).query.x.shape == (2, 10, 3, 4, 4)  # type: ignore[union-attr]
+
+
 def test_what_umtra_cannot_do_says_so(pool: Pool) -> None:
     table = Pool.from_arrays(torch.randn(30, 7), np.arange(30) % 5)
     with pytest.raises(DataError, match=r"expected images in train, .* got vectors of 7 features: use labels='cactus'"):

@@ -39,7 +39,8 @@ class UmtraTasks(PoolTasks):
         way: images a task, at least 2.
         shot: support examples of each: the image itself and `shot - 1` views of it.
         query: views of each.
-        augment: what makes a view: a key of `kshot.datasets.augment.PRESETS`, ranges, or an `Augmentation`.
+        augment: what makes a view: a key of `kshot.datasets.augment.PRESETS`, ranges, or an `Augmentation`; by default
+            "omniglot" for images of one channel, else "colour".
 
     Episodes are those of `FewShotTasks`; `class_ids` number the images of the pool, and only the unchanged images have
     ids: `query_ids` is None, and `support_ids` for more than one shot.
@@ -61,13 +62,14 @@ class UmtraTasks(PoolTasks):
         way: int = 5,
         shot: int = 1,
         query: int = 15,
-        augment: str | Mapping[str, Any] | Augmentation = "omniglot",
+        augment: str | Mapping[str, Any] | Augmentation | None = None,
     ) -> None:
         if not pool.is_image:
             raise DataError(
                 f"expected images in {name}, whose augmented views are the queries of UMTRA's tasks, got vectors of "
                 f"{pool.x.shape[1]} features: use labels='cactus', which makes tasks of clusters"
             )
+        augment = ("omniglot" if pool.x.shape[1] == 1 else "colour") if augment is None else augment
         self.augment = as_augmentation(augment)
         told = augment if isinstance(augment, str) else self.augment.to_dict()
         super().__init__(
