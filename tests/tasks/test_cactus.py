@@ -115,6 +115,7 @@ def test_clusters_are_computed_once(pool: Pool) -> None:
     assert calls == [160]
     split.replace(clusters=5).sample(2, seed=0)
     assert calls == [160, 160]
+    split.replace(labels="cactus", query=1).sample(2, seed=0)
     some = split.subset([1, 2, 3])
     drawn = some.sample(20, seed=0).support_ids
     assert drawn is not None
@@ -174,6 +175,11 @@ def test_a_backbone_or_a_learner_stands_for_its_features(pool: Pool, tmp_path: P
     assert same(by_features.sample(4, seed=0), by_learner.sample(4, seed=0))
     assert same(by_features.sample(4, seed=0), by_folder.sample(4, seed=0))
     assert by_folder.options["embedding"] == str(tmp_path / "saved")
+    # A learner sees examples as it was trained on them.
+    bright = CactusTasks(images, ImageTransform(size=(16, 16), mean=(5.0,)), way=2, query=1, clusters=9)
+    assert np.array_equal(bright.replace(embedding=learner).clusters.labels, by_learner.clusters.labels)
+    with pytest.raises(ConfigError, match=r"embeds examples of shape \[1, 16, 16\], those to cluster have \[1, 4, 4\]"):
+        made(pool, embedding=learner).sample(1, seed=0)
 
 
 def test_what_is_no_embedding_says_so(pool: Pool) -> None:

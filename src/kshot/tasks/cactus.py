@@ -164,9 +164,11 @@ class CactusTasks(PoolTasks):
         return Kept.of(self.clusters, self.way, self.shot + self.query, self.name)
 
     def _remade(self, pool: Pool, options: dict[str, Any]) -> TaskSplit:
-        # The options only describe an embedding that was given in Python.
-        split = super()._remade(pool, {"embedding": self.embedding, **options} if "labels" not in options else options)
-        if isinstance(split, CactusTasks) and pool is self.pool and not set(GROUPING) & set(options):
+        if options.get("labels", "cactus") == "cactus":  # the options only describe an embedding given in Python
+            options = {"embedding": self.embedding, **options}
+        split = super()._remade(pool, options)
+        same = all(split.options.get(name) == self.options[name] for name in GROUPING)
+        if isinstance(split, CactusTasks) and pool is self.pool and same and split.embedding == self.embedding:
             split.clusters = self.clusters
         return split
 

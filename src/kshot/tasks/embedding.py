@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -45,23 +46,26 @@ def describe(embedding: Embedding) -> str:
 def embed(embedding: Embedding, gather: Gatherer, identity: NDArray[np.int64]) -> NDArray[np.float32]:
     """Examples `[n]`, each a row and a turn of the gatherer's pool, as float32 `[n, d]`.
 
+    Modules embed in eval mode, and a learner sees examples normalised as it was trained on them.
+
     Raises:
-        ConfigError: no such embedding, or not `[n, d]` of finite numbers.
+        ConfigError: no such embedding, one for other examples, or not `[n, d]`.
         ArtifactError: no learner in the folder.
     """
     if embedding == "pca":
         return principal_components(gather(identity).flatten(1).numpy(), COMPONENTS)
-    if isinstance(embedding, (str, Path)):
-        function = _saved(str(embedding))
-    else:
-        function = _features(embedding)
-    modules = [m for m in (embedding, getattr(function, "__self__", None)) if isinstance(m, nn.Module)]
-    modes = [(module, module.training) for top in modules for module in top.modules()]
-    device = next((p.device for top in modules for p in top.parameters()), torch.device("cpu"))
+    model: Any = _saved(str(embedding)) if isinstance(embedding, (str, Path)) else embedding
+    function = model
+    if hasattr(model, "shares_features"):
+        function, gather = _features(model, gather)
+    owner = model if isinstance(model, nn.Module) else getattr(model, "__self__", None)
+    modules = list(owner.modules()) if isinstance(owner, nn.Module) else []
+    device = next((p.device for module in modules for p in module.parameters()), torch.device("cpu"))
+    modes = [(module, module.training) for module in modules]
     parts = []
     try:
         for module in modules:
-            module.eval()
+            module.training = False
         with torch.no_grad():
             for first in range(0, len(identity), _AT_ONCE):
                 part = identity[first : first + _AT_ONCE]
@@ -72,7 +76,7 @@ def embed(embedding: Embedding, gather: Gatherer, identity: NDArray[np.int64]) -
     return np.concatenate(parts)
 
 
-def _saved(path: str) -> Callable[[Tensor], Tensor]:
+def _saved(path: str) -> Any:
     from kshot.artifacts import from_pretrained  # of a higher layer: a name in a configuration stands for a learner
 
     if path.startswith("<"):
@@ -85,20 +89,26 @@ def _saved(path: str) -> Callable[[Tensor], Tensor]:
             f"unknown embedding {path!r}: expected 'pca', or the folder of a run or of a saved learner, relative to "
             f"{Path.cwd()}"
         )
-    return _features(from_pretrained(path).eval())
+    return from_pretrained(path)
 
 
-def _features(embedding: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """The features of a learner; anything else as it is."""
-    if not hasattr(embedding, "shares_features"):
-        return embedding
-    learner: Any = embedding
+def _features(learner: Any, gather: Gatherer) -> tuple[Callable[[Tensor], Tensor], Gatherer]:
+    """A learner's features, and the examples as it takes them."""
+    name = type(learner).__name__
     if not learner.shares_features():
         raise ConfigError(
-            f"a {type(learner).__name__} shares no features among tasks that could be clustered: use one that does, "
-            "such as ProtoNet, or a backbone"
+            f"a {name} shares no features among tasks that could be clustered: use a learner that does, such as "
+            "ProtoNet, or a backbone"
         )
-    return learner.features  # type: ignore[no-any-return]
+    if learner.input_shape not in (None, gather.shape):
+        raise ConfigError(
+            f"this {name} embeds examples of shape {list(learner.input_shape)}, those to cluster have "
+            f"{list(gather.shape)}: load the data with another size, or use another embedding"
+        )
+    if learner.transform not in (None, gather.transform):
+        gather = copy(gather)
+        gather.transform = learner.transform
+    return learner.features, gather
 
 
 def _checked(z: Any, n: int) -> NDArray[np.float32]:
