@@ -10,11 +10,12 @@ from toy_sources import protonet
 
 import kshot
 from kshot.errors import UnsupportedError
-from kshot.evaluation import Baseline, audit, evaluate, scale
+from kshot.evaluation import Baseline, audit, conventional_network, evaluate, scale
 from kshot.evaluation.audit import empty_support, memorisation, permute_labels, recommend
 from kshot.evaluation.scaling import groups_of
 from kshot.functional import one_hot
 from kshot.metrics import Interval
+from kshot.tasks import TaskSource
 
 
 class Memory(kshot.Learner):
@@ -109,6 +110,14 @@ def test_the_probes_change_what_they_say(clouds):
     permuted = permute_labels(episodes)
     assert bool((permuted.support.y != episodes.support.y).all())
     assert torch.equal(permuted.support.x, episodes.support.x)
+
+
+def test_training_tasks_without_labels_are_audited_with_them(trained, clouds):
+    train = clouds.train.replace(labels="cactus", clusters=30, way=5, query=5)
+    source = TaskSource("clouds", {**clouds.splits, "train": train}, example_shape=clouds.example_shape)
+    assert audit(trained, source, tasks=20).splits["train"] == audit(trained, clouds, tasks=20).splits["train"]
+    _, notes = conventional_network(trained, source)
+    assert "the learner was trained without labels; the baselines' network was trained with them" in notes
 
 
 def test_overfitting_is_found(clouds):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch.utils._pytree import tree_leaves
 
+from kshot import randomness
 from kshot.datasets import Pool
 from kshot.datasets.transform import Transform
 from kshot.episodes import Episodes, Examples
@@ -27,6 +29,15 @@ def make_pool(counts: list[int], turned: bool = False, seed: int = 0, channels: 
         kin=classes,
         names=tuple(f"class{c}/rot{90 * t:03}" for c, t in zip(classes.tolist(), turns.tolist(), strict=True)),
     )
+
+
+def other_classes(pool: Pool, seed: int = 5) -> Pool:
+    """The same images with other classes: cut elsewhere, in another order, under other names, of other kin."""
+    rows = pool.x.shape[0]
+    cuts = sorted(set(randomness.integers(rows, seed, np.arange(6)).tolist()) | {0, rows})
+    count = torch.tensor(cuts).diff()
+    other = Pool.from_sorted(pool.x, count, [f"other{c}" for c in range(len(count))])
+    return other.select(torch.from_numpy(randomness.permutation(len(other), seed)))
 
 
 def check_episodes(episodes: Episodes, pool: Pool, transform: Transform) -> None:

@@ -5,6 +5,7 @@ Everything heavy (Pillow, scikit-learn, the network) is imported when a dataset 
 
 from __future__ import annotations
 
+from kshot.datasets.augment import Augmentation
 from kshot.datasets.dataset import Dataset
 from kshot.datasets.pool import Pool
 from kshot.datasets.reading import read_examples, read_images, read_support
@@ -20,6 +21,7 @@ from kshot.datasets.transform import (
 )
 
 __all__ = [
+    "Augmentation",
     "Column",
     "Dataset",
     "IdentityTransform",

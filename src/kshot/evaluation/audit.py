@@ -295,7 +295,9 @@ def _alike(source: TaskSource, name: str, like: TaskSplit, notes: list[str]) -> 
             return split.replace(shot=like.shot, query=like.query)
         if like.kind == "sequence":
             return split.replace(**like.options)
-        return split.replace(**{key: value for key, value in like.options.items() if key in ("way", "shot", "query")})
+        asked = {key: value for key, value in like.options.items() if key in ("way", "shot", "query")}
+        # How much better seen classes go than unseen ones is told by true classes, whatever the learner was trained on.
+        return split.replace(**asked) if split.labelled else split.replace(labels="given", **asked)
     except KshotError as error:
         notes.append(f"{name} tasks left out, their classes do not allow such tasks ({error})")
         return None

@@ -76,8 +76,13 @@ def baseline_source(learner: Learner, split: TaskSplit) -> tuple[TaskSource | No
 
 
 def training_split(learner: Learner, source: TaskSource) -> TaskSplit:
-    """The training classes that the learner's run recorded; all of the source's where it recorded none of them."""
+    """The training classes that the learner's run recorded; all of the source's where it recorded none of them.
+
+    Of tasks that were made without labels, the classes that the data has all the same.
+    """
     split, recorded = source.train, set(recorded_classes(learner).get("train", ()))
+    if not split.labelled:
+        split = split.replace(labels="given", way=2, shot=1, query=1)
     if split.pool is None or not recorded:
         return split
     kept = [name in recorded for name in split.pool.names]
@@ -107,6 +112,8 @@ def conventional_network(
         notes.append(
             f"the learner's training budget is not recorded; the baselines' network was trained on {budget:,} examples"
         )
+    if not source.train.labelled:
+        notes.append("the learner was trained without labels; the baselines' network was trained with them")
     train, device = training_split(learner, source), device_of(learner)
     with seeded(seed):
         made = fresh_network(learner, train)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kshot.tasks.cactus import CactusTasks
 from kshot.tasks.fewshot import FewShotTasks
 from kshot.tasks.functions import FAMILIES, Family
 from kshot.tasks.loading import load, make_split
@@ -12,6 +13,7 @@ from kshot.tasks.sequence_tasks import SequenceTasks
 from kshot.tasks.sequences import SEQUENCES, Sequences
 from kshot.tasks.source import TaskSource
 from kshot.tasks.split import TaskSplit
+from kshot.tasks.umtra import UmtraTasks
 from kshot.tasks.variable import VariableTasks
 
 GENERATED = frozenset({*FAMILIES, *SEQUENCES})
@@ -21,6 +23,7 @@ __all__ = [
     "FAMILIES",
     "GENERATED",
     "SEQUENCES",
+    "CactusTasks",
     "Composition",
     "Family",
     "FewShotTasks",
@@ -31,6 +34,7 @@ __all__ = [
     "Sequences",
     "TaskSource",
     "TaskSplit",
+    "UmtraTasks",
     "VariableTasks",
     "load",
     "make_split",

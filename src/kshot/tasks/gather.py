@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,6 +14,10 @@ from kshot.datasets.transform import Transform
 
 _SERIAL = 32_768
 """The most elements that torch works on without starting threads (its grain size); they fit into a cache, too."""
+
+
+Change = Callable[[Tensor, NDArray[np.int64]], Tensor]
+"""Stored examples `[m, *shape]`, and which of the `n` asked for they are, to as many of the same shape and type."""
 
 
 class Gatherer:
@@ -32,12 +38,15 @@ class Gatherer:
         """The shape of one example."""
         return self._x.shape[1:]
 
-    def __call__(self, identity: NDArray[np.int64], device: torch.device | str | None = None) -> Tensor:
+    def __call__(
+        self, identity: NDArray[np.int64], device: torch.device | str | None = None, change: Change | None = None
+    ) -> Tensor:
         """Inputs of examples, each a row and a turn.
 
         Args:
             identity: int64 `[n]`: row * 4 + quarter turns counter-clockwise; -1 for padding.
             device: where the inputs are to be; the CPU by default.
+            change: applied to the stored examples before they are normalised, on the CPU whatever the device.
 
         Returns:
             float32 `[n, *shape]`, zero where padded.
@@ -45,11 +54,14 @@ class Gatherer:
         real = np.flatnonzero(identity >= 0)
         stored = self._stored(identity[real])
         shape = (len(identity), *self.shape)
+        chunk = max(1, _SERIAL // max(1, int(np.prod(self.shape))))
+        if change is not None:
+            parts = [slice(first, first + chunk) for first in range(0, len(real), chunk)]
+            stored = torch.cat([stored[:0], *(change(stored[part], real[part]) for part in parts)])
         if device is not None and torch.device(device).type != "cpu":
             inputs = torch.zeros(shape, device=device)
             return inputs.index_copy_(0, torch.from_numpy(real).to(device), self.transform.normalise(stored.to(device)))
         filled = np.zeros(shape, np.float32)  # the system's zeros: padding costs nothing until it is read
-        chunk = max(1, _SERIAL // max(1, int(np.prod(self.shape))))
         full = len(real) == len(identity)
         for first in range(0, len(real), chunk):
             part = slice(first, first + chunk)

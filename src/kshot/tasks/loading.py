@@ -6,11 +6,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from kshot.datasets.augment import Augmentation
 from kshot.datasets.dataset import Dataset
 from kshot.datasets.pool import Pool
 from kshot.datasets.splits import SPLITS
 from kshot.datasets.transform import Transform
 from kshot.errors import ConfigError, suggest
+from kshot.tasks.cactus import GROUPING, CactusTasks
+from kshot.tasks.embedding import describe
 from kshot.tasks.fewshot import FewShotTasks
 from kshot.tasks.functions import FAMILIES, family_options
 from kshot.tasks.meta_dataset import MetaDatasetTasks
@@ -20,12 +23,18 @@ from kshot.tasks.regression import SPLIT_OPTIONS, FunctionTasks, make_family
 from kshot.tasks.sequence_tasks import SequenceTasks, make_sequences
 from kshot.tasks.sequences import SEQUENCES, sequence_options
 from kshot.tasks.source import TaskSource
+from kshot.tasks.umtra import UmtraTasks
 from kshot.tasks.variable import VariableTasks
 
 SAMPLING = ("uniform", "meta_dataset")
 _UNIFORM = ("way", "shot", "query")
 _META_DATASET = ("way", "query", "max_support", "support_per_class")
 _ALL = ("sampling", *dict.fromkeys(_UNIFORM + _META_DATASET))
+
+LABELS = ("given", "umtra", "cactus")
+_UNLABELLED = {"umtra": (*_UNIFORM, "augment"), "cactus": (*_UNIFORM, *GROUPING)}
+_TRAIN = ("labels", "augment", *GROUPING)
+"""Options of training tasks alone: what a learner is selected and judged by has labels."""
 
 
 def load(
@@ -52,7 +61,9 @@ def load(
         query: query examples a class, 15 by default; (smallest, largest) likewise. For functions: points a task, 10.
         sampling: "uniform", or "meta_dataset" for Meta-Dataset's rule: way (5, 50), imbalanced shots of at most
             `max_support=500` examples, at most `query=10` queries a class, and `support_per_class=100`.
-        train, val, test: options that differ in that split: `train={"way": 60, "query": 5}`, `test={"length": 40}`.
+        train, val, test: options that differ in that split: `train={"way": 60, "query": 5}`, `test={"length": 40}`. For
+            train alone, `labels`: "given"; or "umtra" or "cactus" for tasks that are made without looking at the labels, with the options of
+            `UmtraTasks` (`augment`) or of `CactusTasks` (`embedding`, `clusters`, `partitions`, `cluster_seed`).
         data_dir: where the data is; by default $KSHOT_DATA.
         options: of the sampling (see above), of the dataset (`kshot.datasets.info(name)`), or of the family (its
             ranges, `functions` and `noise` for functions).
@@ -69,6 +80,13 @@ def load(
     asked = {"way": way, "shot": shot, "query": query, "sampling": sampling, **options}
     asked = {name: value for name, value in asked.items() if value is not None}
     overrides = {name: dict(own) for name, own in (("train", train), ("val", val), ("test", test)) if own}
+    for part in (asked, overrides.get("val", {}), overrides.get("test", {})):
+        for name in _TRAIN:
+            if name in part:
+                raise ConfigError(
+                    f"{name!r} is for training tasks alone, as val and test tasks need the labels to be judged by: say "
+                    f"train=dict({name}={_jsonable(part[name])!r})"
+                )
     if isinstance(name_or_path, str) and name_or_path in FAMILIES:
         return _functions(name_or_path, asked, overrides)
     if isinstance(name_or_path, str) and name_or_path in SEQUENCES:
@@ -79,8 +97,8 @@ def load(
 def make_split(pool: Pool, transform: Transform, name: str = "train", **options: Any) -> PoolTasks:
     """The sampler that the options ask for.
 
-    `MetaDatasetTasks` with `sampling="meta_dataset"`, `VariableTasks` where one of way, shot and query is a range, else
-    `FewShotTasks`.
+    `UmtraTasks` or `CactusTasks` with `labels="umtra"` or `"cactus"`, `MetaDatasetTasks` with
+    `sampling="meta_dataset"`, `VariableTasks` where one of way, shot and query is a range, else `FewShotTasks`.
 
     Raises:
         ConfigError: an unknown option, or one that the sampling does not have.
@@ -89,15 +107,25 @@ def make_split(pool: Pool, transform: Transform, name: str = "train", **options:
     sampling = options.pop("sampling", "uniform")
     if sampling not in SAMPLING:
         raise ConfigError(f"unknown sampling {sampling!r}. {suggest(str(sampling), SAMPLING)}")
-    known = _META_DATASET if sampling == "meta_dataset" else _UNIFORM
+    labels = options.pop("labels", "given")
+    if labels not in LABELS:
+        raise ConfigError(f"unknown labels {labels!r} for the tasks of {name}. {suggest(str(labels), LABELS)}")
+    if labels != "given" and sampling != "uniform":
+        raise ConfigError(
+            f"labels={labels!r} makes tasks of one way, shot and query, not by sampling={sampling!r}: say "
+            f"{name}=dict(sampling='uniform', ...)"
+        )
+    known = _UNLABELLED.get(labels) or (_META_DATASET if sampling == "meta_dataset" else _UNIFORM)
+    kind = f"sampling={sampling!r}" if labels == "given" else f"labels={labels!r}"
     for option in options:
-        if option in _ALL and option not in known:
+        if option in (*_ALL, *_TRAIN) and option not in known:
             raise ConfigError(
-                f"{option!r} is no option of sampling={sampling!r} in {name}, which knows {', '.join(known)}: "
-                "leave it out"
+                f"{option!r} is no option of {kind} in {name}, which knows {', '.join(known)}: leave it out"
             )
         if option not in known:
-            raise ConfigError(f"unknown option {option!r} for the tasks of {name}. {suggest(option, _ALL)}")
+            raise ConfigError(f"unknown option {option!r} for the tasks of {name}. {suggest(option, (*_ALL, *_TRAIN))}")
+    if labels != "given":
+        return (UmtraTasks if labels == "umtra" else CactusTasks)(pool, transform, name, **options)
     if sampling == "meta_dataset":
         return MetaDatasetTasks(pool, transform, name, **options)
     if any(isinstance(value, (tuple, list)) for value in options.values()):
@@ -142,6 +170,8 @@ def _classes(
 
 def _way_needed(options: Mapping[str, Any]) -> int:
     """The fewest classes that a split of these options can do with."""
+    if options.get("labels", "given") != "given":
+        return 2
     way = options.get("way", 5)
     if isinstance(way, (tuple, list)) and way:  # Meta-Dataset's rule cuts the largest way to what there is
         way = way[0] if options.get("sampling") == "meta_dataset" else way[-1]
@@ -193,9 +223,11 @@ def _sequences(name: str, asked: dict[str, Any], overrides: dict[str, dict[str, 
 
 
 def _jsonable(value: Any) -> Any:
-    """Tuples as lists and paths as text, as JSON would give them back."""
+    """Tuples as lists and paths as text, as JSON would give them back, and of what only Python has a description."""
     if isinstance(value, Mapping):
         return {key: _jsonable(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
         return [_jsonable(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+    if isinstance(value, Augmentation):
+        return value.to_dict()
+    return describe(value) if isinstance(value, Path) or callable(value) else value

@@ -87,7 +87,11 @@ class PoolTasks(TaskSplit):
     def _remade(self, pool: Pool, options: dict[str, Any]) -> TaskSplit:
         from kshot.tasks.loading import make_split  # which class samples is up to the options
 
-        return make_split(pool, self.transform, self.name, **{**self.options, **options})._bound_to(self._source)
+        own = self.options
+        if options.get("labels", own.get("labels", "given")) != own.get("labels", "given"):
+            # What else there is belongs to the other way of making tasks.
+            own = {name: own[name] for name in ("way", "shot", "query") if name in own}
+        return make_split(pool, self.transform, self.name, **{**own, **options})._bound_to(self._source)
 
     def require_classes(self, way: int) -> None:
         """Raises TooFewClassesError unless there are `way` classes of different kin."""
@@ -128,14 +132,10 @@ class PoolTasks(TaskSplit):
         label = np.arange(self.way)
         # The draws do not depend on how many are asked for, hence not on the other tasks of the batch.
         most = int(drawn.max(initial=0))
-        counts = np.where(present, self._count[made.classes], 0)
+        counts = np.where(present, self._sizes(made.classes), 0)
         example = randomness.distinct(counts, most, key[:, None], EXAMPLES, label, pad=True)  # [T, way, most]
-        turn = self._turns[made.classes]
-        if self.pool.random_turns:
-            turn = (turn + randomness.integers(4, key[:, None], TURN, label)) % 4
         slot = np.arange(most)
-        # An example's identity: its row and its turn in one number.
-        identity = (self._start[made.classes][..., None] + example) * 4 + turn[..., None]
+        identity = self._turned(self._identities(made.classes, example), key)
         in_support = slot < made.shots[..., None]
         in_query = (slot < drawn[..., None]) & ~in_support
         order = randomness.bits(key[:, None, None], ORDER, label[:, None], slot) >> np.uint64(1)
@@ -165,6 +165,21 @@ class PoolTasks(TaskSplit):
             support_ids=put(support_ids),
             query_ids=put(query_ids),
         )
+
+    def _sizes(self, classes: Ints) -> Ints:
+        """How many examples classes have; of the shape of `classes`, whatever it says for -1."""
+        return np.asarray(self._count[classes])
+
+    def _identities(self, classes: Ints, example: Ints) -> Ints:
+        """The examples with these numbers `[T, way, n]` in their classes `[T, way]`: their rows * 4 + their turns."""
+        return np.asarray((self._start[classes][..., None] + example) * 4 + self._turns[classes][..., None])
+
+    def _turned(self, identity: Ints, key: Keys) -> Ints:
+        """The examples `[T, way, n]` as the episodes with these keys show them: classes turned, if the pool says so."""
+        if not self.pool.random_turns:
+            return identity
+        turn = randomness.integers(4, key[:, None], TURN, np.arange(identity.shape[1]))[..., None]
+        return identity // 4 * 4 + (identity + turn) % 4
 
     def _lay_out(
         self, identity: Ints, chosen: NDArray[np.bool_], order: NDArray[np.uint64] | None, size: int
