@@ -6,7 +6,20 @@ from typing import Annotated
 
 import typer
 
-from kshot.cli import adapt, data, doctor, evaluate, init, pipeline, predict, quickstart, report, reproduce, train
+from kshot.cli import (
+    adapt,
+    compare,
+    data,
+    doctor,
+    evaluate,
+    init,
+    pipeline,
+    predict,
+    quickstart,
+    report,
+    reproduce,
+    train,
+)
 from kshot.cli.handling import Commands
 from kshot.cli.options import examples
 
@@ -30,7 +43,7 @@ app = typer.Typer(
     add_completion=False,
 )
 
-for module in (train, evaluate, adapt, predict, report, reproduce, quickstart, doctor, init, pipeline):
+for module in (train, evaluate, compare, adapt, predict, report, reproduce, quickstart, doctor, init, pipeline):
     name = module.__name__.rpartition(".")[2]
     app.command(name, epilog=module.EXAMPLES)(module.command)
 app.add_typer(data.app, name="data")

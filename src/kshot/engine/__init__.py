@@ -4,6 +4,7 @@
 from kshot.engine.auto import check_compiled, choose, losses_and_gradient
 from kshot.engine.features import FeatureCache, compute_features, with_features
 from kshot.engine.inner import gradient_descent
+from kshot.engine.memory import peak_memory, tensor_bytes
 from kshot.engine.tasks import MODES, compile_backend, map_tasks, predict_queries, task_losses
 
 __all__ = [
@@ -16,7 +17,9 @@ __all__ = [
     "gradient_descent",
     "losses_and_gradient",
     "map_tasks",
+    "peak_memory",
     "predict_queries",
     "task_losses",
+    "tensor_bytes",
     "with_features",
 ]

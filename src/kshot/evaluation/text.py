@@ -63,3 +63,18 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
 def _plain(value: Interval, plus: str) -> str:
     digits = 3 if abs(value.mean) < 10 else 2
     return format(value, f"{plus}.{digits}f")
+
+
+def amount(size: float | None) -> str:
+    """A number of bytes that is easy to read.
+
+    >>> amount(640), amount(113_344), amount(105.25e6), amount(None)
+    ('640 B', '113 kB', '105 MB', '-')
+    """
+    if size is None:
+        return "-"
+    for unit in ("B", "kB", "MB"):
+        if size < 999.5:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"

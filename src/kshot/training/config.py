@@ -107,6 +107,10 @@ def resolve(config: RunConfig, source: TaskSource) -> RunConfig:
         for name, size in zip(("in_features", "out_features"), sizes, strict=True):
             if name in takes:
                 learner.setdefault(name, size)
+    if "max_support" in takes and "max_support" not in learner:
+        learner["max_support"] = max(split.support_size for split in source.splits.values())
+    if "out_features" in takes and "out_features" not in learner and source.kind == "regression":
+        learner["out_features"] = int(source.train.sample(1, seed=0).query.y.shape[-1])
     backbone = None
     if "backbone" in takes:
         backbone = _resolved_backbone(config, source, has_head="out_features" in takes)
