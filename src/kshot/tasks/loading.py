@@ -62,8 +62,9 @@ def load(
         sampling: "uniform", or "meta_dataset" for Meta-Dataset's rule: way (5, 50), imbalanced shots of at most
             `max_support=500` examples, at most `query=10` queries a class, and `support_per_class=100`.
         train, val, test: options that differ in that split: `train={"way": 60, "query": 5}`, `test={"length": 40}`. For
-            train alone, `labels`: "given"; or "umtra" or "cactus" for tasks that are made without looking at the labels,
-            with the options of `UmtraTasks` (`augment`) or of `CactusTasks` (`embedding`, `clusters`, `partitions`, `cluster_seed`).
+            train alone, `labels`: "given"; or "umtra" or "cactus" for tasks that are made without looking at the
+            labels, with the options of `UmtraTasks` (`augment`) or of `CactusTasks` (`embedding`, `clusters`,
+            `partitions`, `cluster_seed`).
         data_dir: where the data is; by default $KSHOT_DATA.
         options: of the sampling (see above), of the dataset (`kshot.datasets.info(name)`), or of the family (its
             ranges, `functions` and `noise` for functions).
