@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -85,7 +86,7 @@ def map_tasks(
 def tighten(examples: Examples) -> Examples:
     """Notes where no example is padding, so that hooks may skip the masking (on a CPU, where looking is free)."""
     if examples.padded and examples.device.type == "cpu" and bool(examples.mask.all()) and bool(examples.classes.all()):
-        return Examples(examples.x, examples.y, examples.mask, examples.classes, padded=False)
+        return replace(examples, padded=False)
     return examples
 
 

@@ -47,6 +47,7 @@ class Learner(CapturedModule):
         meta_gradient: kind of gradient that `learner(episodes).mean().backward()` gives.
         outputs: `"logits"` `[n, way]`, `"values"` `[n, d]` or `"mean_variance"` `[n, 2d]`; decides the default loss.
         transductive: whether a prediction depends on the other queries.
+        semi_supervised: whether `adapt` makes use of `support.unlabeled`; where it does not, it never gets any.
         modes: engine modes that its hooks can run in.
         native: whether its hooks take whole meta-batches (any leading dimensions) as they are.
         support_order_matters: whether the order of the support examples may change the prediction.
@@ -55,6 +56,7 @@ class Learner(CapturedModule):
     meta_gradient: MetaGradient = "exact"
     outputs: Outputs = "logits"
     transductive: bool = False
+    semi_supervised: bool = False
     modes: tuple[str, ...] = ("loop", "vmap", "compile")
     native: bool = False
     support_order_matters: bool = False
@@ -127,9 +129,11 @@ class Learner(CapturedModule):
 
     def mode_for(self, episodes: Episodes) -> str:
         """The engine mode that `"auto"` stands for with episodes of this shape: measured once and remembered."""
+        unlabeled = episodes.support.unlabeled if self.semi_supervised else None
         key = (
             tuple(episodes.support.mask.shape),
             tuple(episodes.query.mask.shape),
+            None if unlabeled is None else tuple(unlabeled.mask.shape),
             str(episodes.device),
             self.training,
         )
