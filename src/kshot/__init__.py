@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from kshot.learners.reptile import Reptile
     from kshot.learners.ridge import RidgeNet
     from kshot.learners.siamese import SiameseNet
+    from kshot.learners.soft_kmeans import SoftKMeansProtoNet
+    from kshot.learners.transductive import TransductiveProtoNet
     from kshot.training import Trainer
 
 __all__ = [
@@ -52,7 +54,9 @@ __all__ = [
     "Reptile",
     "RidgeNet",
     "SiameseNet",
+    "SoftKMeansProtoNet",
     "Trainer",
+    "TransductiveProtoNet",
     "adapt",
     "class_means",
     "datasets",
@@ -84,6 +88,8 @@ _HOME = {
     "Reptile": "kshot.learners.reptile",
     "RidgeNet": "kshot.learners.ridge",
     "SiameseNet": "kshot.learners.siamese",
+    "SoftKMeansProtoNet": "kshot.learners.soft_kmeans",
+    "TransductiveProtoNet": "kshot.learners.transductive",
     "Trainer": "kshot.training",
     "adapt": "kshot.learners.adapted",
     "class_means": "kshot.functional",

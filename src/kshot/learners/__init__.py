@@ -18,6 +18,8 @@ from kshot.learners.relation import RelationNet
 from kshot.learners.reptile import Reptile
 from kshot.learners.ridge import RidgeNet
 from kshot.learners.siamese import SiameseNet
+from kshot.learners.soft_kmeans import SoftKMeansProtoNet
+from kshot.learners.transductive import TransductiveProtoNet
 
 
 def all_learners() -> dict[str, type[Learner]]:
@@ -48,6 +50,8 @@ __all__ = [
     "Reptile",
     "RidgeNet",
     "SiameseNet",
+    "SoftKMeansProtoNet",
+    "TransductiveProtoNet",
     "adapt",
     "all_learners",
 ]
