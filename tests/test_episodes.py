@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.utils import _pytree as pytree
 
 import kshot
-from kshot.episodes import Episodes, Examples, concatenate
+from kshot.episodes import Episodes, Examples, Unlabeled, concatenate
 from kshot.errors import SupportError
 from kshot.functional import class_means, mask_logits, masked_cross_entropy, masked_gaussian_nll, masked_mse, one_hot
 
@@ -129,3 +129,37 @@ def test_pytrees_vmap_slices_and_chunks():
     assert episodes[1].support.x.shape == (25, 8)
     assert len(list(episodes)) == 5
     assert episodes.to("cpu").way == 5
+
+
+def test_unlabelled_examples_go_where_the_support_goes():
+    episodes = kshot.testing.gaussian_episodes(4, unlabeled=3, distractors=2)
+    unlabeled = episodes.support.unlabeled
+    assert unlabeled.x.shape == (4, 21, 8)
+    assert unlabeled.size == 21
+    leaves, spec = pytree.tree_flatten(episodes)
+    assert len(leaves) == 11
+    assert torch.equal(pytree.tree_unflatten(leaves, spec).support.unlabeled.x, unlabeled.x)
+    assert torch.vmap(lambda e: e.support.unlabeled.x.sum())(episodes).shape == (4,)
+    assert episodes[1].support.unlabeled.x.shape == (21, 8)
+    assert [len(part.support.unlabeled.mask) for part in episodes.chunks(3)] == [3, 1]
+    assert torch.equal(concatenate(list(episodes.chunks(3))).support.unlabeled.x, unlabeled.x)
+    assert episodes.widen(7).support.unlabeled is unlabeled
+    assert episodes.to("cpu").support.unlabeled.mask.all()
+    double = episodes.map(lambda t: t.double() if t.is_floating_point() else t)
+    assert double.support.unlabeled.x.dtype == torch.float64
+    assert episodes.query.unlabeled is None
+    assert episodes.without_unlabeled().support.unlabeled is None
+    assert kshot.testing.gaussian_episodes(4).support.unlabeled is None
+    assert torch.equal(kshot.testing.gaussian_episodes(4).support.x, episodes.support.x)
+
+
+def test_other_inputs_leave_unlabelled_ones_out_unless_given_theirs():
+    support = kshot.testing.gaussian_episodes(1, unlabeled=3)[0].support
+    assert support.replace_x(support.x * 2).unlabeled is None
+    again = support.replace_x(support.x * 2, support.unlabeled.x * 2)
+    assert torch.equal(again.unlabeled.x, support.unlabeled.x * 2)
+    assert torch.equal(again.unlabeled.mask, support.unlabeled.mask)
+    alone = Unlabeled.of({"a": torch.zeros(3, 2)})
+    assert alone.size == 3
+    assert not alone.padded
+    assert support.replace_x(support.x, support.x).unlabeled.padded

@@ -37,6 +37,8 @@ LEARNERS = [
     "SNAIL",
     "SiameseNet",
     "SimpleShot",
+    "SoftKMeansProtoNet",
+    "TransductiveProtoNet",
 ]
 
 PUBLIC = {

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from kshot.learners.siamese import SiameseNet
     from kshot.learners.simpleshot import NearestCentroid, SimpleShot
     from kshot.learners.snail import SNAIL
+    from kshot.learners.soft_kmeans import SoftKMeansProtoNet
+    from kshot.learners.transductive import TransductiveProtoNet
     from kshot.training import Trainer
 
 __all__ = [
@@ -81,7 +83,9 @@ __all__ = [
     "RidgeNet",
     "SiameseNet",
     "SimpleShot",
+    "SoftKMeansProtoNet",
     "Trainer",
+    "TransductiveProtoNet",
     "adapt",
     "class_means",
     "datasets",
@@ -115,6 +119,8 @@ _HOME = {
     "Reptile": "kshot.learners.reptile",
     "RidgeNet": "kshot.learners.ridge",
     "SiameseNet": "kshot.learners.siamese",
+    "SoftKMeansProtoNet": "kshot.learners.soft_kmeans",
+    "TransductiveProtoNet": "kshot.learners.transductive",
     "Trainer": "kshot.training",
     "adapt": "kshot.learners.adapted",
     "class_means": "kshot.functional",

@@ -1,7 +1,8 @@
-"""What a task looks like as tensors: `Examples` (a labelled set) and `Episodes` (support and query of many tasks).
+"""What a task looks like as tensors: `Examples` (a labelled set), `Unlabeled` (what may come with a support set) and
+`Episodes` (support and query of many tasks).
 
 Uneven tasks are padded to one shape and masked: `mask` says which examples are real, `classes` which classes the task
-has. Both types are frozen dataclasses and torch pytrees, so `torch.vmap` maps over them and `tree_map` reaches
+has. All are frozen dataclasses and torch pytrees, so `torch.vmap` maps over them and `tree_map` reaches
 their tensors.
 """
 
@@ -35,6 +36,38 @@ def first_tensor(x: Input) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Unlabeled:
+    """Examples of one task without labels, or of many tasks with a leading dimension.
+
+    They may belong to the task's classes or to others (distractors): nothing here says which.
+
+    Attributes:
+        x: inputs, `[..., n, *shape]`, or a dict of such tensors; of the same kind as the labelled ones.
+        mask: bool `[..., n]`, true where an example is real rather than padding.
+        padded: false promises that `mask` is all true.
+    """
+
+    x: Input
+    mask: Tensor
+    padded: bool = True
+
+    @property
+    def size(self) -> int:
+        """The number of example slots of a task, padding included."""
+        return self.mask.shape[-1]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Unlabeled:
+        """Applies `function` to every tensor."""
+        return Unlabeled(map_input(function, self.x), function(self.mask), self.padded)
+
+    @classmethod
+    def of(cls, x: Input) -> Unlabeled:
+        """One task's unlabelled examples `[n, *shape]` without padding."""
+        tensor = first_tensor(x)
+        return cls(x, torch.ones(tensor.shape[0], dtype=torch.bool, device=tensor.device), padded=False)
+
+
+@dataclass(frozen=True)
 class Examples:
     """A labelled set of examples of one task, or of many tasks with a leading dimension.
 
@@ -45,6 +78,7 @@ class Examples:
         classes: bool `[..., way]`, true where the task has that class; `way` is its shape. Regression: `[..., 0]`.
         padded: false promises that `mask` and `classes` are all true, which saves the work of masking; known to the
             compiler.
+        unlabeled: unlabelled examples that come with a support set; None where there are none, and in a query set.
     """
 
     x: Input
@@ -52,6 +86,7 @@ class Examples:
     mask: Tensor
     classes: Tensor
     padded: bool = True
+    unlabeled: Unlabeled | None = None
 
     @property
     def way(self) -> int:
@@ -72,14 +107,26 @@ class Examples:
         extra = 0 if way is None or self.way == 0 else way - self.way
         return self if extra <= 0 else replace(self, classes=F.pad(self.classes, (0, extra), value=False), padded=True)
 
-    def replace_x(self, x: Input) -> Examples:
-        """The same labels and masks over other inputs (features in place of raw inputs, say)."""
-        return Examples(x, self.y, self.mask, self.classes, self.padded)
+    def replace_x(self, x: Input, unlabeled: Input | None = None) -> Examples:
+        """The same labels and masks over other inputs (features in place of raw inputs, say).
+
+        Args:
+            x: the inputs.
+            unlabeled: those of the unlabelled examples, which are left out where none are given: raw inputs do not
+                belong beside features.
+        """
+        others = None if self.unlabeled is None or unlabeled is None else replace(self.unlabeled, x=unlabeled)
+        return Examples(x, self.y, self.mask, self.classes, self.padded, others)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Examples:
         """Applies `function` to every tensor."""
         return Examples(
-            map_input(function, self.x), function(self.y), function(self.mask), function(self.classes), self.padded
+            map_input(function, self.x),
+            function(self.y),
+            function(self.mask),
+            function(self.classes),
+            self.padded,
+            None if self.unlabeled is None else self.unlabeled.map(function),
         )
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Examples:
@@ -125,8 +172,8 @@ class Episodes:
         support: `Examples` with a leading dimension `T`: what a learner adapts to.
         query: `Examples` with a leading dimension `T`: what its predictions are judged on.
         class_ids: int64 `[T, way]`, the global id of each class, -1 where the task has no such class. For baselines.
-        support_ids, query_ids: int64 `[T, n]`, which example of the pool each one is (-1: padding), so that features
-            can be computed once for each example; None where examples have no identity.
+        support_ids, query_ids, unlabeled_ids: int64 `[T, n]`, which example of the pool each one is (-1: padding), so
+            that features can be computed once for each example; None where examples have no identity.
     """
 
     support: Examples
@@ -134,6 +181,7 @@ class Episodes:
     class_ids: Tensor
     support_ids: Tensor | None = None
     query_ids: Tensor | None = None
+    unlabeled_ids: Tensor | None = None
 
     def __len__(self) -> int:
         return self.support.mask.shape[0]
@@ -154,7 +202,18 @@ class Episodes:
             function(self.class_ids),
             None if self.support_ids is None else function(self.support_ids),
             None if self.query_ids is None else function(self.query_ids),
+            None if self.unlabeled_ids is None else function(self.unlabeled_ids),
         )
+
+    def without_unlabeled(self) -> Episodes:
+        """The same tasks without their unlabelled examples."""
+        if self.support.unlabeled is None:
+            return self
+        return replace(self, support=replace(self.support, unlabeled=None), unlabeled_ids=None)
+
+    def without_ids(self) -> Episodes:
+        """The same tasks of examples without identity: what a change of their inputs makes of them."""
+        return replace(self, support_ids=None, query_ids=None, unlabeled_ids=None)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Episodes:
         return self.map(lambda t: t.to(device, non_blocking=non_blocking))
@@ -202,5 +261,6 @@ def _register(cls: type, tensors: list[str], constants: list[str]) -> None:
     pytree.register_pytree_node(cls, flatten, unflatten, serialized_type_name=f"kshot.{cls.__name__}")
 
 
-_register(Examples, ["x", "y", "mask", "classes"], ["padded"])
-_register(Episodes, ["support", "query", "class_ids", "support_ids", "query_ids"], [])
+_register(Unlabeled, ["x", "mask"], ["padded"])
+_register(Examples, ["x", "y", "mask", "classes", "unlabeled"], ["padded"])
+_register(Episodes, ["support", "query", "class_ids", "support_ids", "query_ids", "unlabeled_ids"], [])

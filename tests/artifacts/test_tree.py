@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kshot.artifacts import flatten, load_tensors, save_tensors, unflatten
-from kshot.episodes import Examples
+from kshot.episodes import Examples, Unlabeled
 from kshot.errors import ArtifactError
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -79,6 +80,12 @@ def test_examples_are_nodes():
     assert isinstance(again, Examples)
     assert again.x is support.x
     assert again.padded is False
+    assert again.unlabeled is None
+    unlabeled = Unlabeled.of(torch.randn(3, 2))
+    shape, parts = flatten(replace(support, unlabeled=unlabeled))
+    again = unflatten(json.loads(json.dumps(shape)), parts)
+    assert torch.equal(again.unlabeled.x, unlabeled.x)
+    assert again.unlabeled.padded is False
 
 
 def test_a_json_document_is_a_tree():

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from kshot.episodes import Examples
+from kshot.episodes import Examples, Unlabeled
 from kshot.errors import ArtifactError
 
 
@@ -45,7 +45,11 @@ def _flatten(node: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         return {type(node).__name__: [_flatten(value, f"{name}.{i}", tensors) for i, value in enumerate(node)]}
     if isinstance(node, Examples):
         fields = {key: getattr(node, key) for key in ("x", "y", "mask", "classes", "padded")}
+        if node.unlabeled is not None:
+            fields["unlabeled"] = node.unlabeled
         return {"examples": _flatten(fields, name, tensors)}
+    if isinstance(node, Unlabeled):
+        return {"unlabeled": _flatten({key: getattr(node, key) for key in ("x", "mask", "padded")}, name, tensors)}
     if isinstance(node, float) and not math.isfinite(node):
         return {"float": repr(float(node))}  # JSON has no NaN
     if node is None or type(node) in (bool, int, float, str):
@@ -98,6 +102,8 @@ def _unflatten(shape: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
         return items if kind == "list" else tuple(items)
     if kind == "examples":
         return Examples(**_unflatten(value, tensors))
+    if kind == "unlabeled":
+        return Unlabeled(**_unflatten(value, tensors))
     if kind == "float":
         return float(value)
     if kind == "value":

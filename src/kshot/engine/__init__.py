@@ -2,7 +2,7 @@
 `native`."""
 
 from kshot.engine.auto import check_compiled, choose, losses_and_gradient
-from kshot.engine.features import FeatureCache, compute_features, with_features
+from kshot.engine.features import FeatureCache, compute_features, featured, with_features
 from kshot.engine.inner import gradient_descent
 from kshot.engine.memory import peak_memory, tensor_bytes
 from kshot.engine.tasks import MODES, compile_backend, map_tasks, predict_queries, task_losses
@@ -14,6 +14,7 @@ __all__ = [
     "choose",
     "compile_backend",
     "compute_features",
+    "featured",
     "gradient_descent",
     "losses_and_gradient",
     "map_tasks",

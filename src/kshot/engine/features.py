@@ -1,19 +1,20 @@
 """Features that all tasks share, computed once over a meta-batch's examples, outside any `vmap`.
 
-In train mode a network with batch statistics sees one task's real examples at a time (support and query together), so
-that no statistics cross tasks, chunks, ranks or padding. Otherwise all examples are one flat batch, in chunks: on a
-CPU chunks larger than the cache lose the gain of batching, on a GPU the larger the better.
+In train mode a network with batch statistics sees one task's real examples at a time (support, query and unlabelled
+together), so that no statistics cross tasks, chunks, ranks or padding. Otherwise all examples are one flat batch, in
+chunks: on a CPU chunks larger than the cache lose the gain of batching, on a GPU the larger the better.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from operator import itemgetter
 
 import torch
 from torch import Tensor
 
 from kshot.engine.hooks import Hooks, as_module
-from kshot.episodes import Episodes, Input, first_tensor, map_input
+from kshot.episodes import Episodes, Examples, Input, first_tensor, map_input
 from kshot.models.norms import has_batch_statistics
 
 CPU_CHUNK = 128
@@ -33,15 +34,30 @@ def compute_features(learner: Hooks, x: Input, chunk: int | None = None) -> Inpu
     return torch.cat(parts)
 
 
+def featured(learner: Hooks, examples: Examples) -> Examples:
+    """One task's examples with the learner's shared features in place of `x`, its unlabelled ones included.
+
+    Unlabelled examples are left out for a learner that makes no use of them.
+    """
+    unlabeled = examples.unlabeled if learner.semi_supervised else None
+    others = None if unlabeled is None else compute_features(learner, unlabeled.x)
+    return examples.replace_x(compute_features(learner, examples.x), others)
+
+
 def with_features(learner: Hooks, episodes: Episodes) -> Episodes:
-    """The same episodes with `x` replaced by the learner's shared features."""
+    """The same episodes with `x` replaced by the learner's shared features.
+
+    Unlabelled examples are left out for a learner that makes no use of them: they are no part of its tasks' batches.
+    """
+    if not learner.semi_supervised:
+        episodes = episodes.without_unlabeled()
     if not learner.shares_features():
         return episodes
-    support, query = episodes.support, episodes.query
-    tasks, n_support, n_query = len(episodes), support.size, query.size
-    both = _join(support.x, query.x)
-    mask = torch.cat([support.mask, query.mask], dim=1)
-    padded = support.padded or query.padded
+    support, query, unlabeled = episodes.support, episodes.query, episodes.support.unlabeled
+    tasks = len(episodes)
+    both = _join(_inputs(episodes))
+    mask = torch.cat(_masks(episodes), dim=1)
+    padded = support.padded or query.padded or (unlabeled is not None and unlabeled.padded)
     if learner.training and has_batch_statistics(as_module(learner)):
         parts = []
         for t in range(tasks):
@@ -59,21 +75,37 @@ def with_features(learner: Hooks, episodes: Episodes) -> Episodes:
             features = map_input(lambda v: v.unflatten(0, (tasks, -1)), _scatter(z, real))
         else:
             features = map_input(lambda v: v.unflatten(0, (tasks, -1)), compute_features(learner, flat))
-    return Episodes(
-        support.replace_x(map_input(lambda v: v[:, :n_support], features)),
-        query.replace_x(map_input(lambda v: v[:, n_support : n_support + n_query], features)),
-        episodes.class_ids,
-        episodes.support_ids,
-        episodes.query_ids,
-    )
+    return _over(episodes, features)
 
 
-def _join(a: Input, b: Input) -> Input:
-    if isinstance(a, dict):
-        assert isinstance(b, dict)
-        return {name: torch.cat([a[name], b[name]], dim=1) for name in a}
-    assert isinstance(b, Tensor)
-    return torch.cat([a, b], dim=1)
+def _inputs(episodes: Episodes) -> list[Input]:
+    """The inputs of support, query and, where there are any, unlabelled examples."""
+    unlabeled = episodes.support.unlabeled
+    return [episodes.support.x, episodes.query.x, *([] if unlabeled is None else [unlabeled.x])]
+
+
+def _masks(episodes: Episodes) -> list[Tensor]:
+    unlabeled = episodes.support.unlabeled
+    return [episodes.support.mask, episodes.query.mask, *([] if unlabeled is None else [unlabeled.mask])]
+
+
+def _over(episodes: Episodes, features: Input) -> Episodes:
+    """The episodes over the features `[T, n, ...]` of all their examples, in the order of `_inputs`."""
+    first = episodes.support.size
+    second = first + episodes.query.size
+
+    def part(start: int, end: int | None) -> Input:
+        return map_input(lambda v: v[:, start:end], features)
+
+    others = None if episodes.support.unlabeled is None else part(second, None)
+    support = episodes.support.replace_x(part(0, first), others)
+    return replace(episodes, support=support, query=episodes.query.replace_x(part(first, second)))
+
+
+def _join(parts: list[Input]) -> Input:
+    if isinstance(parts[0], dict):
+        return {name: torch.cat([part[name] for part in parts], dim=1) for name in parts[0]}  # type: ignore[index]
+    return torch.cat(parts, dim=1)  # type: ignore[arg-type]
 
 
 def _scatter(z: Input, mask: Tensor) -> Input:
@@ -102,27 +134,23 @@ class FeatureCache:
 
     def __call__(self, episodes: Episodes) -> Episodes:
         """Like `with_features`, computing only the examples that were never seen before."""
-        support, query = episodes.support, episodes.query
-        ids = (episodes.support_ids, episodes.query_ids)
-        cached = (
-            self.learner.shares_features()
-            and not self.learner.training
-            and isinstance(support.x, Tensor)
-            and isinstance(query.x, Tensor)
-        )
-        if not cached or ids[0] is None or ids[1] is None:
+        if not self.learner.semi_supervised:
+            episodes = episodes.without_unlabeled()
+        inputs = _inputs(episodes)
+        ids = [episodes.support_ids, episodes.query_ids]
+        ids += [] if episodes.support.unlabeled is None else [episodes.unlabeled_ids]
+        cached = self.learner.shares_features() and not self.learner.training
+        known = [i for i in ids if i is not None]
+        if not cached or len(known) < len(ids) or any(isinstance(x, dict) for x in inputs):
             return with_features(self.learner, episodes)
-        assert isinstance(support.x, Tensor)
-        assert isinstance(query.x, Tensor)
-        keys = torch.cat([ids[0], ids[1]], dim=1)
-        if (keys[torch.cat([support.mask, query.mask], dim=1)] < 0).any():
+        keys = torch.cat(known, dim=1)
+        if (keys[torch.cat(_masks(episodes), dim=1)] < 0).any():
             return with_features(self.learner, episodes)
-        self._add(keys, torch.cat([support.x, query.x], dim=1))
+        self._add(keys, first_tensor(_join(inputs)))
         assert self._table is not None
         rows = self._row.to(keys.device)[keys.clamp(min=0)].clamp(min=0)
         z = self._table[rows] * (keys >= 0).view(*keys.shape, *[1] * (self._table.ndim - 1))
-        n = support.size
-        return Episodes(support.replace_x(z[:, :n]), query.replace_x(z[:, n:]), episodes.class_ids, *ids)
+        return _over(episodes, z)
 
     def _add(self, keys: Tensor, x: Tensor) -> None:
         flat, x = keys.flatten(), x.flatten(0, 1)

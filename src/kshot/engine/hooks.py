@@ -15,6 +15,7 @@ class Hooks(Protocol):
     training: bool
     native: bool
     sequential: bool
+    semi_supervised: bool
     modes: tuple[str, ...]
     outputs: Any
 

@@ -11,6 +11,7 @@ import contextlib
 import inspect
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -89,7 +90,7 @@ def map_tasks(
 def tighten(examples: Examples) -> Examples:
     """Notes where no example is padding, so that hooks may skip the masking (on a CPU, where looking is free)."""
     if examples.padded and examples.device.type == "cpu" and bool(examples.mask.all()) and bool(examples.classes.all()):
-        return Examples(examples.x, examples.y, examples.mask, examples.classes, padded=False)
+        return replace(examples, padded=False)
     return examples
 
 

@@ -25,6 +25,7 @@ from kshot.learners.base import Learner
 from kshot.metrics import METRICS, PERCENT, Interval, difference, interval, paired_difference
 from kshot.tasks.source import TaskSource
 from kshot.tasks.split import TaskSplit
+from kshot.tasks.unlabeled import UNLABELED_OPTIONS, Unlabelling
 
 SURE = 3.29 / 1.96
 """Half-widths of a 95% interval that make one of 99.9%: an alarm has to be rare where nothing is wrong, and of two
@@ -232,7 +233,8 @@ def memorisation(
 
 
 def empty_support(episodes: Episodes) -> Episodes:
-    """The same tasks with every support example masked, and its label and input gone."""
+    """The same tasks with every support example masked, its label and input gone, and nothing unlabelled either."""
+    episodes = episodes.without_unlabeled()
     old = episodes.support
     support = replace(old.map(torch.zeros_like), classes=old.classes, padded=True)
     ids = None if episodes.support_ids is None else torch.full_like(episodes.support_ids, -1)
@@ -246,7 +248,7 @@ def permute_labels(episodes: Episodes) -> Episodes:
 
 def swap_support(episodes: Episodes) -> Episodes:
     """Each task with the support of the one before."""
-    return replace(episodes, support=episodes.support.map(lambda t: t.roll(1, 0)), support_ids=None, query_ids=None)
+    return replace(episodes, support=episodes.support.map(lambda t: t.roll(1, 0))).without_ids()
 
 
 def recommend(baselines: Sequence[Baseline], metric: str, often: float = 0.2) -> str:
@@ -296,6 +298,11 @@ def _alike(source: TaskSource, name: str, like: TaskSplit, notes: list[str]) -> 
         if like.kind == "sequence":
             return split.replace(**like.options)
         asked = {key: value for key, value in like.options.items() if key in ("way", "shot", "query")}
+        # Unlabelled examples as there, too. Where only a share of the training examples is labelled, all are used here.
+        default = Unlabelling()
+        for key in UNLABELED_OPTIONS:
+            if key in like.options or key in split.options:
+                asked[key] = like.options.get(key, getattr(default, key))
         # How much better seen classes go than unseen ones is told by true classes, whatever the learner was trained on.
         return split.replace(**asked) if split.labelled else split.replace(labels="given", **asked)
     except KshotError as error:

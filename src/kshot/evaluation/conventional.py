@@ -117,10 +117,11 @@ def conventional_network(
     train, device = training_split(learner, source), device_of(learner)
     with seeded(seed):
         made = fresh_network(learner, train)
-    spec = {
+    spec: dict[str, Any] = {
         "backbone": _described(made),
         "data": data_only(source.spec) or source.name,  # tasks of another shot need no other network
         "classes": None if train.pool is None else _digest(train.pool.names),
+        **{name: train.options[name] for name in ("labelled", "labelled_seed") if name in train.options},
         "seed": seed,
         "lr": LR.get(train.kind),
     }

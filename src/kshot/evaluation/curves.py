@@ -21,6 +21,7 @@ from kshot.evaluation.text import columns, show
 from kshot.learners.base import Learner
 from kshot.metrics import METRICS, Interval, interval
 from kshot.tasks.split import TaskSplit
+from kshot.tasks.unlabeled import Unlabelling
 
 SHOTS = (1, 2, 5, 10, 20, 50)
 STEPS = (0, 1, 2, 3, 5, 10)
@@ -66,7 +67,9 @@ def with_shots(split: TaskSplit, shots: Sequence[int]) -> tuple[TaskSplit, list[
         return (split.replace(shot=max(wanted)), wanted) if wanted else None
     if "shot" not in split.options:
         return None
-    smallest = int(split.pool.count.min())
+    unlabelling = getattr(split, "unlabelling", Unlabelling())
+    smallest = int(unlabelling.labelled_counts(split.pool.count.numpy()).min())
+    smallest -= unlabelling.unlabeled if unlabelling.labelled == 1 else 0
     query = min(split.query, max(1, smallest // 2))
     possible = [s for s in shots if 1 <= s <= smallest - query]
     if not possible:

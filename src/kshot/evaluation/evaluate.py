@@ -23,6 +23,7 @@ from kshot.functional import mask_logits
 from kshot.learners.base import Learner
 from kshot.metrics import METRICS, Calibration, Interval, interval
 from kshot.tasks.split import TaskSplit
+from kshot.tasks.unlabeled import UNLABELED_OPTIONS
 from kshot.training.step import resolve_device
 
 
@@ -235,6 +236,10 @@ def settings(split: TaskSplit, **others: Any) -> dict[str, Any]:
     else:
         way, shot, query = (_span(split.options.get(name, getattr(split, name))) for name in ("way", "shot", "query"))
         tasks = f"{split.name}, {way}-way {shot}-shot, {query} queries a class"
+    extra = {name: split.options[name] for name in UNLABELED_OPTIONS if split.options.get(name)}
+    if "unlabeled" in extra:
+        tasks += f", {extra['unlabeled']} unlabelled"
+        tasks += f", {extra['distractors']} distractor classes" if "distractors" in extra else ""
     return {
         "data": split._source.name if split._source is not None else "unnamed data",
         "tasks": tasks,
@@ -242,6 +247,7 @@ def settings(split: TaskSplit, **others: Any) -> dict[str, Any]:
         "way": split.way,
         "shot": split.shot,
         "query": split.query,
+        **extra,
         "chance": chance(split) if split.way else None,
         "source": split._source.spec if split._source is not None else {},
         **{name: dict(value) if isinstance(value, Mapping) else value for name, value in others.items()},

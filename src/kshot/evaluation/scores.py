@@ -76,7 +76,8 @@ def iter_scores(
         raise ConfigError(f"expected at least 1 task to score, got {tasks}")
     check_fits(learner, split, example_shape(split))
     cache = FeatureCache(learner) if cache is None else cache
-    size = batch or max(1, min(256, EXAMPLES_AT_ONCE // max(1, split.support_size + split.query_size)))
+    episode = split.support_size + split.query_size + split.unlabeled_size
+    size = batch or max(1, min(256, EXAMPLES_AT_ONCE // max(1, episode)))
     device = device_of(learner)
     for start in range(first, first + tasks, size):
         count = min(size, first + tasks - start)

@@ -40,18 +40,17 @@ def keep_support(episodes: Episodes, keep: Tensor) -> Episodes:
 
     old = episodes.support
     y = pick(old.y)
-    support = Examples(
-        map_input(pick, old.x), y * kept.view(*kept.shape, *[1] * (y.ndim - 2)).to(y.dtype), kept, old.classes
-    )
+    y = y * kept.view(*kept.shape, *[1] * (y.ndim - 2)).to(y.dtype)
+    support = replace(old, x=map_input(pick, old.x), y=y, mask=kept, padded=True)
     ids = None if episodes.support_ids is None else pick(episodes.support_ids).masked_fill(~kept, -1)
     return replace(episodes, support=support, support_ids=ids)
 
 
 def with_inputs(episodes: Episodes, support_x: Tensor | None = None, query_x: Tensor | None = None) -> Episodes:
     """The same tasks with other inputs; examples lose their identity, so that no cache takes them for the old ones."""
-    support = episodes.support if support_x is None else episodes.support.replace_x(support_x)
-    query = episodes.query if query_x is None else episodes.query.replace_x(query_x)
-    return replace(episodes, support=support, query=query, support_ids=None, query_ids=None)
+    support = episodes.support if support_x is None else replace(episodes.support, x=support_x)
+    query = episodes.query if query_x is None else replace(episodes.query, x=query_x)
+    return replace(episodes, support=support, query=query).without_ids()
 
 
 def rolled_labels(examples: Examples) -> Examples:

@@ -16,6 +16,7 @@ from kshot.errors import ArtifactError, KshotError, OverlappingSplitsError, TooF
 from kshot.learners.base import Learner
 from kshot.tasks.source import TaskSource
 from kshot.tasks.split import TaskSplit
+from kshot.tasks.unlabeled import UNLABELED_OPTIONS
 
 _SAMPLING = frozenset(
     [
@@ -25,6 +26,7 @@ _SAMPLING = frozenset(
         "sampling",
         "max_support",
         "support_per_class",
+        *UNLABELED_OPTIONS,
         "functions",
         "train",
         "val",

@@ -228,9 +228,8 @@ def time_to_adapt(
     episodes = episodes.widen(learner.way)
 
     def adapt(t: int) -> None:
-        support = episodes.support[t]
         with torch.no_grad():
-            learner.adapt(support.replace_x(engine.compute_features(learner, support.x)), **(options or {}))
+            learner.adapt(engine.featured(learner, episodes.support[t]), **(options or {}))
         if device.type == "cuda":
             torch.cuda.synchronize()
 

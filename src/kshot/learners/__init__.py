@@ -31,6 +31,8 @@ from kshot.learners.ridge import RidgeNet
 from kshot.learners.siamese import SiameseNet
 from kshot.learners.simpleshot import NearestCentroid, SimpleShot
 from kshot.learners.snail import SNAIL
+from kshot.learners.soft_kmeans import SoftKMeansProtoNet
+from kshot.learners.transductive import TransductiveProtoNet
 
 
 def all_learners() -> dict[str, type[Learner]]:
@@ -77,6 +79,8 @@ __all__ = [
     "RidgeNet",
     "SiameseNet",
     "SimpleShot",
+    "SoftKMeansProtoNet",
+    "TransductiveProtoNet",
     "adapt",
     "all_learners",
 ]

@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kshot import engine
-from kshot.episodes import Examples, Input, first_tensor, map_input
+from kshot.episodes import Examples, Input, Unlabeled, first_tensor, map_input
 from kshot.errors import SupportError, UnsupportedError
 from kshot.functional import mask_logits
 from kshot.learners.base import Learner, check_finite, evaluating
@@ -162,7 +163,7 @@ def prepare_support(
     if isinstance(support, Examples):
         x, labels = prepare_input(learner, support.x, "support"), list(range(support.way))
         device = first_tensor(x).device
-        examples = support.to(device).replace_x(x).widen(learner.way)
+        examples = replace(support.to(device), x=x).widen(learner.way)
         present = int(examples.classes.sum())
     else:
         x = prepare_input(learner, support[0], "support")
@@ -200,18 +201,50 @@ def prepare_support(
     return examples, labels
 
 
-def adapt(learner: Learner, support: Examples | tuple[Any, Any], **options: Any) -> AdaptedModel:
+def prepare_unlabeled(learner: Learner, support: Examples, unlabeled: Any) -> Unlabeled | None:
+    """Checks the unlabelled examples of a task, given beside its support set or in it.
+
+    Raises:
+        SupportError: given twice, NaNs, or the wrong shape.
+        UnsupportedError: given beside the support set to a learner that makes no use of them.
+    """
+    given = support.unlabeled
+    if unlabeled is None:
+        if given is None or not learner.semi_supervised:
+            return None
+        x = prepare_input(learner, given.x, "unlabeled")
+        return replace(given, x=x, mask=given.mask.to(first_tensor(x).device))
+    if not learner.semi_supervised:
+        from kshot.learners import all_learners
+
+        can = ", ".join(cls.__name__ for cls in all_learners().values() if cls.semi_supervised)
+        raise UnsupportedError(
+            f"{type(learner).__name__} makes no use of unlabelled examples: leave unlabeled out, or use a learner that "
+            f"does ({can})"
+        )
+    if given is not None:
+        raise SupportError("the unlabelled examples are there twice: in the support set and as unlabeled")
+    x = prepare_input(learner, unlabeled, "unlabeled")
+    return Unlabeled.of(x) if first_tensor(x).shape[0] else None
+
+
+def adapt(
+    learner: Learner, support: Examples | tuple[Any, Any], *, unlabeled: Any = None, **options: Any
+) -> AdaptedModel:
     """Adapts a learner to one task, given raw inputs.
 
     Args:
         learner: left as it is.
         support: `Examples`, or `(x, labels)`: x `[n, *shape]` floats or uint8 images, labels of any kind; of a sequence
             `(x, None)`.
+        unlabeled: examples `[m, *shape]` without labels, of the task's classes or of others, for a learner that is
+            `semi_supervised`. `Examples` may bring their own; a learner that is not leaves those out.
         options: what the learner's `adapt` takes (`steps=10`, say).
 
     Raises:
-        SupportError: a support set that no learner can adapt to.
-        UnsupportedError: more classes than the learner can tell apart, or an option that it does not have.
+        SupportError: a support set that no learner can adapt to, or unlabelled examples of another shape.
+        UnsupportedError: more classes than the learner can tell apart, an option that it does not have, or unlabelled
+            examples that it makes no use of.
 
     >>> import torch, kshot
     >>> learner = kshot.ProtoNet(kshot.models.MLP(2, hidden=(8,)))
@@ -226,9 +259,9 @@ def adapt(learner: Learner, support: Examples | tuple[Any, Any], **options: Any)
             hint = f"Did you mean {near[0]!r}?" if near else f"It takes: {', '.join(known) or 'no options'}."
             raise UnsupportedError(f"{type(learner).__name__}.adapt takes no option {name!r}. {hint}")
     examples, labels = prepare_support(learner, support)
+    examples = replace(examples, unlabeled=prepare_unlabeled(learner, examples, unlabeled))
     with torch.no_grad(), _alone(learner):
-        features = engine.compute_features(learner, examples.x)
-        adapted = learner.adapt(examples.replace_x(features), **options)
+        adapted = learner.adapt(engine.featured(learner, examples), **options)
     return AdaptedModel(learner, adapted, examples.classes, labels)
 
 

@@ -48,6 +48,7 @@ class Learner(CapturedModule):
         outputs: `"logits"` `[n, way]`, `"values"` `[n, d]`, `"mean_variance"` `[n, 2d]` or `"bits"` `[n, d]`, the
             logits of bits; decides the default loss, and which kind of tasks the learner does.
         transductive: whether a prediction depends on the other queries.
+        semi_supervised: whether `adapt` makes use of `support.unlabeled`; where it does not, it never gets any.
         modes: engine modes that its hooks can run in.
         native: whether its hooks take whole meta-batches (any leading dimensions) as they are.
         support_order_matters: whether the order of the support examples may change the prediction.
@@ -61,6 +62,7 @@ class Learner(CapturedModule):
     meta_gradient: MetaGradient = "exact"
     outputs: Outputs = "logits"
     transductive: bool = False
+    semi_supervised: bool = False
     modes: tuple[str, ...] = ("loop", "vmap", "compile")
     native: bool = False
     support_order_matters: bool = False
@@ -148,9 +150,11 @@ class Learner(CapturedModule):
 
     def mode_for(self, episodes: Episodes) -> str:
         """The engine mode that `"auto"` stands for with episodes of this shape: measured once and remembered."""
+        unlabeled = episodes.support.unlabeled if self.semi_supervised else None
         key = (
             tuple(episodes.support.mask.shape),
             tuple(episodes.query.mask.shape),
+            None if unlabeled is None else tuple(unlabeled.mask.shape),
             str(episodes.device),
             self.training,
         )

@@ -16,9 +16,10 @@ from kshot.errors import TooFewClassesError, TooFewExamplesError
 from kshot.tasks.embedding import Embedding, describe, embed
 from kshot.tasks.gather import Gatherer
 from kshot.tasks.options import whole_number
-from kshot.tasks.pooled import KIN, Composition, Ints, Keys, PoolTasks
+from kshot.tasks.pooled import KIN, Composition, Keys, PoolTasks
 from kshot.tasks.split import TaskSplit
 from kshot.tasks.umtra import unlabelled
+from kshot.tasks.unlabeled import Ints
 
 PARTITION = randomness.stream("tasks/cactus/partition")
 

@@ -8,6 +8,7 @@ from kshot.datasets.pool import Pool
 from kshot.datasets.transform import Transform
 from kshot.tasks.options import whole_number
 from kshot.tasks.pooled import Composition, Keys, PoolTasks
+from kshot.tasks.unlabeled import Unlabelling
 
 
 class FewShotTasks(PoolTasks):
@@ -20,19 +21,34 @@ class FewShotTasks(PoolTasks):
         way: classes a task, at least 2.
         shot: labelled examples a class.
         query: query examples a class.
+        unlabeled, distractors, labelled, labelled_seed: unlabelled examples; see `kshot.tasks.unlabeled.Unlabelling`.
 
-    Episodes: support x `[T, way * shot, *shape]`, query x `[T, way * query, *shape]`, nothing masked.
+    Episodes: support x `[T, way * shot, *shape]`, query x `[T, way * query, *shape]`, unlabelled x
+    `[T, (way + distractors) * unlabeled, *shape]`, nothing masked.
 
     Raises:
-        TooFewClassesError: fewer than `way` classes of different kin.
-        TooFewExamplesError: a class with fewer than `shot + query` examples.
-        ConfigError: a way, shot or query that is no such number.
+        TooFewClassesError: fewer than `way + distractors` classes of different kin.
+        TooFewExamplesError: a class with fewer than `shot + query + unlabeled` examples, or with fewer than
+            `shot + query` labelled ones.
+        ConfigError: a way, shot or query that is no such number, or unlabelled examples that make no sense.
     """
 
     def __init__(
-        self, pool: Pool, transform: Transform, name: str = "train", *, way: int = 5, shot: int = 1, query: int = 15
+        self,
+        pool: Pool,
+        transform: Transform,
+        name: str = "train",
+        *,
+        way: int = 5,
+        shot: int = 1,
+        query: int = 15,
+        unlabeled: int = 0,
+        distractors: int = 0,
+        labelled: float = 1.0,
+        labelled_seed: int = 0,
     ) -> None:
-        super().__init__(pool, transform, name, {"way": way, "shot": shot, "query": query})
+        unlabelling = Unlabelling(unlabeled, distractors, labelled, labelled_seed)
+        super().__init__(pool, transform, name, {"way": way, "shot": shot, "query": query}, unlabelling)
         self.way = whole_number("way", way, at_least=2)
         self.shot = whole_number("shot", shot)
         self.query = whole_number("query", query)

@@ -24,10 +24,11 @@ from kshot.tasks.sequence_tasks import SequenceTasks, make_sequences
 from kshot.tasks.sequences import SEQUENCES, sequence_options
 from kshot.tasks.source import TaskSource
 from kshot.tasks.umtra import UmtraTasks
+from kshot.tasks.unlabeled import UNLABELED_OPTIONS
 from kshot.tasks.variable import VariableTasks
 
 SAMPLING = ("uniform", "meta_dataset")
-_UNIFORM = ("way", "shot", "query")
+_UNIFORM = ("way", "shot", "query", *UNLABELED_OPTIONS)
 _META_DATASET = ("way", "query", "max_support", "support_per_class")
 _ALL = ("sampling", *dict.fromkeys(_UNIFORM + _META_DATASET))
 
@@ -44,6 +45,9 @@ def load(
     shot: Range | None = None,
     query: Range | None = None,
     sampling: str | None = None,
+    unlabeled: int | None = None,
+    distractors: int | None = None,
+    labelled: float | None = None,
     train: Mapping[str, Any] | None = None,
     val: Mapping[str, Any] | None = None,
     test: Mapping[str, Any] | None = None,
@@ -61,6 +65,10 @@ def load(
         query: query examples a class, 15 by default; (smallest, largest) likewise. For functions: points a task, 10.
         sampling: "uniform", or "meta_dataset" for Meta-Dataset's rule: way (5, 50), imbalanced shots of at most
             `max_support=500` examples, at most `query=10` queries a class, and `support_per_class=100`.
+        unlabeled: unlabelled examples a class, 0 by default, which a `semi_supervised` learner adapts to as well.
+        distractors: classes that a task does not have, of which as many are among the unlabelled ones; 0 by default.
+        labelled: share of each class's examples that may be support or query, 1 by default; the others are unlabelled.
+            `labelled_seed=0` chooses them. `train={"labelled": 0.1}` for the training classes alone.
         train, val, test: options that differ in that split: `train={"way": 60, "query": 5}`, `test={"length": 40}`. For
             train alone, `labels`: "given"; or "umtra" or "cactus" for tasks that are made without looking at the
             labels, with the options of `UmtraTasks` (`augment`) or of `CactusTasks` (`embedding`, `clusters`,
@@ -79,6 +87,7 @@ def load(
     torch.Size([4, 5, 1])
     """
     asked = {"way": way, "shot": shot, "query": query, "sampling": sampling, **options}
+    asked |= {"unlabeled": unlabeled, "distractors": distractors, "labelled": labelled}
     asked = {name: value for name, value in asked.items() if value is not None}
     overrides = {name: dict(own) for name, own in (("train", train), ("val", val), ("test", test)) if own}
     for part in (asked, overrides.get("val", {}), overrides.get("test", {})):
@@ -176,7 +185,10 @@ def _way_needed(options: Mapping[str, Any]) -> int:
     way = options.get("way", 5)
     if isinstance(way, (tuple, list)) and way:  # Meta-Dataset's rule cuts the largest way to what there is
         way = way[0] if options.get("sampling") == "meta_dataset" else way[-1]
-    return way if isinstance(way, int) else 2  # what is no way at all, the split refuses
+    more = options.get("distractors", 0)
+    if not isinstance(way, int) or not isinstance(more, int):
+        return 2  # what is no number at all, the split refuses
+    return way + max(0, more)
 
 
 def _check_names(name: str, own: Iterable[str], asked: Mapping[str, Any]) -> None:

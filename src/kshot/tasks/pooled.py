@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,17 +14,17 @@ from torch import Tensor
 from kshot import randomness
 from kshot.datasets.pool import Pool
 from kshot.datasets.transform import Transform
-from kshot.episodes import Episodes, Examples
+from kshot.episodes import Episodes, Examples, Unlabeled
 from kshot.errors import TooFewClassesError, TooFewExamplesError
 from kshot.tasks.gather import Gatherer
 from kshot.tasks.split import Classes, TaskSplit
+from kshot.tasks.unlabeled import Ints, Unlabelling
 
-Ints = NDArray[np.int64]
 Keys = NDArray[np.uint64]
 
 # What each draw of a task is for: another purpose, another stream.
-KIN, MEMBER, EXAMPLES, TURN, ORDER = (
-    randomness.stream(f"tasks/{name}") for name in ("kin", "member", "examples", "turn", "order")
+KIN, MEMBER, EXAMPLES, TURN, ORDER, UNLABELED = (
+    randomness.stream(f"tasks/{name}") for name in ("kin", "member", "examples", "turn", "order", "unlabeled")
 )
 
 
@@ -47,15 +47,28 @@ class PoolTasks(TaskSplit):
 
     An episode's classes are of different kin and in random order, so a label says nothing about a class. Its examples
     are distinct, its support is shuffled, its queries stand in the order of their labels; padding comes last.
+    Unlabelled examples are shuffled, those of its own classes and of the distractors together. A task has the same
+    classes, support and queries with any number of unlabelled examples.
     """
 
     kind = "classification"
     pool: Pool
 
-    def __init__(self, pool: Pool, transform: Transform, name: str, options: dict[str, Any]) -> None:
-        super().__init__(name, options)
+    def __init__(
+        self,
+        pool: Pool,
+        transform: Transform,
+        name: str,
+        options: dict[str, Any],
+        unlabelling: Unlabelling | None = None,
+    ) -> None:
+        unlabelling = unlabelling or Unlabelling()
+        super().__init__(name, {**options, **unlabelling.options})
         self.pool = pool
         self.transform = transform
+        self.unlabelling = unlabelling
+        self._labelled = unlabelling.labelled_counts(pool.count.numpy())
+        self._orders = unlabelling.orders(pool) if unlabelling.labelled < 1 else None
         self._gather = Gatherer(pool, transform)
         self._start, self._count, self._turns = (t.numpy() for t in (pool.start, pool.count, pool.turns))
         # Classes sorted by kin: kin g has the members _members[_kin_start[g] : _kin_start[g] + _kin_size[g]].
@@ -73,6 +86,19 @@ class PoolTasks(TaskSplit):
     def example_shape(self) -> tuple[int, ...]:
         """The shape of one input."""
         return self._gather.shape
+
+    @property
+    def unlabeled_size(self) -> int:
+        """Slots of unlabelled examples in an episode, padding included."""
+        return (self.way + self.unlabelling.distractors) * self.unlabelling.unlabeled
+
+    def labelled_rows(self) -> tuple[Ints, Ints]:
+        """The examples that may have a label: their rows in the pool's `x`, and the class of each."""
+        owner = np.repeat(np.arange(len(self.pool)), self._labelled)
+        place = np.concatenate([np.arange(n) for n in self._labelled.tolist()] or [np.zeros(0, np.int64)])
+        if self._orders is not None:
+            place = self._orders[owner, place]
+        return self._start[owner] + place, owner
 
     @abstractmethod
     def _compose(self, key: Keys) -> Composition:
@@ -94,12 +120,18 @@ class PoolTasks(TaskSplit):
         return make_split(pool, self.transform, self.name, **{**own, **options})._bound_to(self._source)
 
     def require_classes(self, way: int) -> None:
-        """Raises TooFewClassesError unless there are `way` classes of different kin."""
-        if self.kins >= way:
+        """Raises TooFewClassesError unless there are `way` classes of different kin, and those of the distractors."""
+        distractors = self.unlabelling.distractors
+        if self.kins >= way + distractors:
             return
         have = f"{len(self.pool)} class{'' if len(self.pool) == 1 else 'es'}"
         if self.kins < len(self.pool):
             have += f" of only {self.kins} kinds that may meet in one task (turned copies of a class may not)"
+        if distractors:
+            raise TooFewClassesError(
+                f"expected at least way={way} + distractors={distractors} classes in {self.name}, got {have}. "
+                f"Add classes, or use fewer distractors or a smaller way (way + distractors <= {self.kins})"
+            )
         raise TooFewClassesError(
             f"expected at least way={way} classes in {self.name}, got {have}. "
             f"Add classes, or use a smaller way: --way {max(self.kins, 2)}, or for these alone "
@@ -107,17 +139,32 @@ class PoolTasks(TaskSplit):
         )
 
     def require_examples(self, needed: int, why: str) -> None:
-        """Raises TooFewExamplesError, naming the worst class, unless every class has `needed` examples."""
-        if len(self.pool) and int(self._count.min()) < needed:
-            worst = int(self._count.argmin())
-            short = int((self._count < needed).sum())
-            others = f" ({short} classes are too small)" if short > 1 else ""
-            have = int(self._count[worst])
-            raise TooFewExamplesError(
-                f"expected at least {needed} examples ({why}) of every class in {self.name}, but class "
-                f"{self.pool.names[worst]!r} has {have or 'none'}{others}. "
-                f"Add examples, remove the class, or ask for fewer (shot + query <= {have})"
-            )
+        """Raises TooFewExamplesError, naming the worst class, unless every class has `needed` examples.
+
+        Beside them, each needs its unlabelled ones; and where only a share is labelled, `needed` of those.
+        """
+        asked, kinds = self.unlabelling, "shot + query"
+        if asked.labelled < 1:
+            share, others = f"labelled={asked.labelled}", f"unlabelled examples (unlabeled={asked.unlabeled})"
+            self._require(self._labelled, needed, f"labelled examples ({why})", kinds, f"raise {share}")
+            self._require(self._count - self._labelled, asked.unlabeled, others, "unlabeled", f"lower {share}")
+            return
+        if asked.unlabeled:
+            needed, kinds = needed + asked.unlabeled, f"{kinds} + unlabeled"
+            why = f"{why} + unlabeled={asked.unlabeled}"
+        self._require(self._count, needed, f"examples ({why})", kinds, "remove the class")
+
+    def _require(self, counts: Ints, needed: int, what: str, kinds: str, remedy: str) -> None:
+        if not len(counts) or int(counts.min()) >= needed:
+            return
+        worst, short = int(counts.argmin()), int((counts < needed).sum())
+        others = f" ({short} classes are too small)" if short > 1 else ""
+        have, full = int(counts[worst]), int(self._count[worst])
+        raise TooFewExamplesError(
+            f"expected at least {needed} {what} of every class in {self.name}, but class {self.pool.names[worst]!r} "
+            f"has {have or 'none'}{f' of its {full}' if have < full else ''}{others}. "
+            f"Add examples, {remedy}, or ask for fewer ({kinds} <= {have})"
+        )
 
     def _choose_classes(self, key: Keys, way: int) -> Ints:
         """`way` classes of different kin in random order: each kin as likely as any other, then each class of it."""
@@ -127,43 +174,56 @@ class PoolTasks(TaskSplit):
 
     def _draw(self, key: Keys, device: torch.device | str | None) -> Episodes:
         made = self._compose(key)
-        present = made.classes >= 0
         drawn = made.shots + made.queries
-        label = np.arange(self.way)
-        # The draws do not depend on how many are asked for, hence not on the other tasks of the batch.
+        classes = self._with_distractors(key, made.classes)
+        label = np.arange(classes.shape[1])
         most = int(drawn.max(initial=0))
-        counts = np.where(present, self._sizes(made.classes), 0)
-        example = randomness.distinct(counts, most, key[:, None], EXAMPLES, label, pad=True)  # [T, way, most]
+        example, others = self._examples(key, classes, drawn, most)
+        present, label = made.classes >= 0, label[: self.way]
         slot = np.arange(most)
-        identity = self._turned(self._identities(made.classes, example), key)
+
+        def identity(of: Ints) -> Ints:
+            return self._turned(self._identities(classes, of), key)
+
         in_support = slot < made.shots[..., None]
         in_query = (slot < drawn[..., None]) & ~in_support
         order = randomness.bits(key[:, None, None], ORDER, label[:, None], slot) >> np.uint64(1)
-        support_y, support_ids = self._lay_out(identity, in_support, order, self.support_size)
-        query_y, query_ids = self._lay_out(identity, in_query, None, self.query_size)
-        # Support first, then query: gathered in one go, and each of them contiguous.
-        x = self._gather(np.concatenate([support_ids.reshape(-1), query_ids.reshape(-1)]), device)
-        support_x, query_x = (
+        labelled = identity(example)[:, : self.way]
+        support_y, support_ids = self._lay_out(labelled, in_support, order, self.support_size)
+        query_y, query_ids = self._lay_out(labelled, in_query, None, self.query_size)
+        place = np.arange(self.unlabelling.unlabeled)
+        order = randomness.bits(key[:, None, None], UNLABELED, 1, np.arange(classes.shape[1])[:, None], place)
+        there = np.broadcast_to((classes >= 0)[..., None], others.shape)
+        _, unlabeled_ids = self._lay_out(identity(others), there, order >> np.uint64(1), self.unlabeled_size)
+        # Support, query, unlabelled: gathered in one go, and each of them contiguous.
+        parts = (support_ids, query_ids, unlabeled_ids)
+        x = self._gather(np.concatenate([ids.reshape(-1) for ids in parts]), device)
+        support_x, query_x, unlabeled_x = (
             part.view(*ids.shape, *self.example_shape)
-            for part, ids in zip(x.split([support_ids.size, query_ids.size]), (support_ids, query_ids), strict=True)
+            for part, ids in zip(x.split([ids.size for ids in parts]), parts, strict=True)
         )
 
         def put(array: NDArray[Any]) -> Tensor:
             tensor = torch.from_numpy(array)
             return tensor if device is None else tensor.to(device)
 
-        classes, every = put(present), bool(present.all())
+        has, every = put(present), bool(present.all())
 
         def examples(inputs: Tensor, labels: Ints, ids: Ints) -> Examples:
             real = ids >= 0
-            return Examples(inputs, put(labels), put(real), classes, padded=not (every and bool(real.all())))
+            return Examples(inputs, put(labels), put(real), has, padded=not (every and bool(real.all())))
 
+        support, some = examples(support_x, support_y, support_ids), self.unlabeled_size > 0
+        if some:
+            real = unlabeled_ids >= 0
+            support = replace(support, unlabeled=Unlabeled(unlabeled_x, put(real), padded=not bool(real.all())))
         return Episodes(
-            support=examples(support_x, support_y, support_ids),
+            support=support,
             query=examples(query_x, query_y, query_ids),
             class_ids=put(np.where(present, made.classes, -1)),
             support_ids=put(support_ids),
             query_ids=put(query_ids),
+            unlabeled_ids=put(unlabeled_ids) if some else None,
         )
 
     def _sizes(self, classes: Ints) -> Ints:
@@ -180,6 +240,33 @@ class PoolTasks(TaskSplit):
             return identity
         turn = randomness.integers(4, key[:, None], TURN, np.arange(identity.shape[1]))[..., None]
         return identity // 4 * 4 + (identity + turn) % 4
+
+    def _with_distractors(self, key: Keys, classes: Ints) -> Ints:
+        """The tasks' classes `[T, way]`, then those of the distractors: as many more of different kin."""
+        more = self.unlabelling.distractors
+        if not more:
+            return classes
+        return np.concatenate([classes, self._choose_classes(key, self.way + more)[:, self.way :]], axis=1)
+
+    def _examples(self, key: Keys, classes: Ints, drawn: Ints, most: int) -> tuple[Ints, Ints]:
+        """Distinct examples of each class, -1 past the end: `[T, n, most]` with labels and `[T, n, unlabeled]` without.
+
+        The draws do not depend on how many are asked for, hence not on the other tasks of the batch.
+        """
+        asked, label = self.unlabelling.unlabeled, np.arange(classes.shape[1])
+        keys = key[:, None]
+        if self._orders is None:
+            counts = np.where(classes >= 0, self._sizes(classes), 0)
+            every = randomness.distinct(counts, most + asked, keys, EXAMPLES, label, pad=True)
+            begin = np.zeros_like(classes)  # distractors have nothing with labels
+            begin[:, : self.way] = drawn
+            return every[..., :most], np.take_along_axis(every, begin[..., None] + np.arange(asked), axis=-1)
+        counts = np.where(classes >= 0, self._labelled[classes], 0)
+        left = np.where(classes >= 0, self._count[classes] - counts, 0)
+        example = randomness.distinct(counts, most, keys, EXAMPLES, label, pad=True)
+        others = counts[..., None] + randomness.distinct(left, asked, keys, UNLABELED, 0, label, pad=True)
+        orders = self._orders[classes]
+        return tuple(np.take_along_axis(orders, of, axis=-1) for of in (example, others))  # type: ignore[return-value]
 
     def _lay_out(
         self, identity: Ints, chosen: NDArray[np.bool_], order: NDArray[np.uint64] | None, size: int

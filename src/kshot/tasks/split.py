@@ -53,6 +53,11 @@ class TaskSplit(ABC):
     query_size: int
     pool: Pool | None
 
+    @property
+    def unlabeled_size(self) -> int:
+        """Slots of unlabelled examples in an episode, padding included."""
+        return 0
+
     def __init__(self, name: str, options: dict[str, Any]) -> None:
         self.name = name
         self.options = options

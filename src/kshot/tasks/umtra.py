@@ -16,7 +16,8 @@ from kshot.datasets.transform import Transform
 from kshot.episodes import Episodes, Examples
 from kshot.errors import DataError, TooFewExamplesError
 from kshot.tasks.options import whole_number
-from kshot.tasks.pooled import EXAMPLES, ORDER, Composition, Ints, Keys, PoolTasks
+from kshot.tasks.pooled import EXAMPLES, ORDER, Composition, Keys, PoolTasks
+from kshot.tasks.unlabeled import Ints
 
 SUPPORT_VIEW, QUERY_VIEW = (randomness.stream(f"tasks/umtra/{name}") for name in ("support", "query"))
 

@@ -8,7 +8,8 @@ from kshot import randomness
 from kshot.datasets.pool import Pool
 from kshot.datasets.transform import Transform
 from kshot.tasks.options import Range, whole_range
-from kshot.tasks.pooled import Composition, Ints, Keys, PoolTasks
+from kshot.tasks.pooled import Composition, Keys, PoolTasks
+from kshot.tasks.unlabeled import Ints, Unlabelling
 
 WAY, SHOT, QUERY = (randomness.stream(f"tasks/{name}") for name in ("way", "shot", "query"))
 
@@ -23,14 +24,16 @@ class VariableTasks(PoolTasks):
         way: classes a task: a number, or (smallest, largest), both included.
         shot: labelled examples of a class, likewise; drawn for every class on its own.
         query: query examples of a class, likewise.
+        unlabeled, distractors, labelled, labelled_seed: the same for every class; see
+            `kshot.tasks.unlabeled.Unlabelling`.
 
     Episodes are padded to the largest task there can be, so all have one shape: support x
     `[T, max way * max shot, *shape]`. A task of `w` classes has the labels `0..w-1`; padding comes last.
 
     Raises:
-        TooFewClassesError: fewer classes of different kin than the largest way.
-        TooFewExamplesError: a class with fewer examples than the largest shot + query.
-        ConfigError: a range that is none.
+        TooFewClassesError: fewer classes of different kin than the largest way and the distractors.
+        TooFewExamplesError: a class with fewer examples than the largest shot + query, and its unlabelled ones.
+        ConfigError: a range that is none, or unlabelled examples that make no sense.
     """
 
     def __init__(
@@ -42,8 +45,13 @@ class VariableTasks(PoolTasks):
         way: Range = (5, 20),
         shot: Range = (1, 5),
         query: Range = 15,
+        unlabeled: int = 0,
+        distractors: int = 0,
+        labelled: float = 1.0,
+        labelled_seed: int = 0,
     ) -> None:
-        super().__init__(pool, transform, name, {"way": way, "shot": shot, "query": query})
+        unlabelling = Unlabelling(unlabeled, distractors, labelled, labelled_seed)
+        super().__init__(pool, transform, name, {"way": way, "shot": shot, "query": query}, unlabelling)
         self.ways = whole_range("way", way, at_least=2)
         self.shots = whole_range("shot", shot)
         self.queries = whole_range("query", query)

@@ -11,8 +11,8 @@ In pytest::
 or all at once: `kshot.testing.check_learner(lambda: MyLearner(kshot.models.MLP(8)))`.
 """
 
-from kshot.testing.suite import CHECKS, check_learner, checks, kinds_of, parametrize
-from kshot.testing.toys import copy_episodes, gaussian_episodes, sinusoid_episodes, toy_episodes
+from kshot.testing.suite import CHECKS, check_learner, checks, parametrize
+from kshot.testing.toys import copy_episodes, gaussian_episodes, kinds_of, sinusoid_episodes, toy_episodes
 
 __all__ = [
     "CHECKS",

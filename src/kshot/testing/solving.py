@@ -7,7 +7,7 @@ import torch
 from kshot import engine, metrics
 from kshot.learners import Learner
 from kshot.randomness import seeded
-from kshot.testing.toys import baseline_score, toy_episodes
+from kshot.testing.toys import baseline_score, episodes_for
 
 
 def solve_toys(learner: Learner, kind: str) -> None:
@@ -20,7 +20,7 @@ def solve_toys(learner: Learner, kind: str) -> None:
     with seeded(0):
         train_on_toys(learner, kind, steps=learner.toy_steps)
     learner.eval()
-    episodes = toy_episodes(kind, 200, seed=99)
+    episodes = episodes_for(learner, kind, 200, seed=99)
     baseline = baseline_score(kind, episodes)
     outputs = engine.predict_queries(learner, episodes, learner.mode_for(episodes))
     if learner.outputs == "logits":
@@ -48,7 +48,7 @@ def train_on_toys(learner: Learner, kind: str, steps: int) -> None:
     optimizer = torch.optim.Adam(parameters, lr=3e-3)
     mode = "native" if learner.native else "vmap" if "vmap" in learner.modes else "loop"
     for step in range(steps):
-        losses = learner(toy_episodes(kind, 16, step=step), mode=mode)
+        losses = learner(episodes_for(learner, kind, 16, step=step), mode=mode)
         optimizer.zero_grad()
         losses.mean().backward()
         optimizer.step()

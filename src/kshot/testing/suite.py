@@ -6,6 +6,7 @@ import functools
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,12 +16,11 @@ from torch.utils import _pytree as pytree
 
 from kshot import artifacts, engine
 from kshot.episodes import Episodes, Examples, map_input
-from kshot.errors import UnsupportedError
 from kshot.learners import AdaptedModel, Learner, adapt
 from kshot.randomness import seeded
 from kshot.testing.gradients import META_GRADIENT_CHECKS
 from kshot.testing.solving import solve_toys, train_on_toys
-from kshot.testing.toys import toy_episodes, uneven, unpadded
+from kshot.testing.toys import episodes_for, kinds_of, uneven, unpadded
 
 Factory = Callable[[], Learner]
 Check = Callable[[Factory, str], None]
@@ -37,9 +37,8 @@ def _make(factory: Factory, dtype: torch.dtype = torch.float32) -> Learner:
 def outputs_of(learner: Learner, support: Examples, query: Examples) -> Tensor:
     """One task's outputs, through the hooks alone."""
     with torch.no_grad():
-        support = support.replace_x(engine.compute_features(learner, support.x))
-        query = query.replace_x(engine.compute_features(learner, query.x))
-        output: Tensor = learner.predict_with_mask(learner.adapt(support), query)
+        adapted = learner.adapt(engine.featured(learner, support))
+        output: Tensor = learner.predict_with_mask(adapted, engine.featured(learner, query))
     return output
 
 
@@ -47,7 +46,7 @@ def check_modes_agree(factory: Factory, kind: str) -> None:
     """loop = vmap = compile = native: losses and meta-gradients, on even and on uneven tasks."""
     learner = _make(factory)
     modes = [m for m in learner.modes if m != "loop"] + (["native"] if learner.native else [])
-    for episodes in (toy_episodes(kind, 4), uneven(toy_episodes(kind, 4, seed=1))):
+    for episodes in (episodes_for(learner, kind, 4), uneven(episodes_for(learner, kind, 4, seed=1))):
         losses, gradient = engine.losses_and_gradient(learner, episodes, "loop")
         assert torch.isfinite(losses).all() and torch.isfinite(gradient).all(), "losses or meta-gradient are not finite"
         for mode in modes:
@@ -64,7 +63,7 @@ def check_meta_gradient(factory: Factory, kind: str) -> None:
     learner = _make(factory, torch.float64)
     check = META_GRADIENT_CHECKS.get(learner.meta_gradient)
     assert check is not None, f"no check is known for the meta-gradient {learner.meta_gradient!r}"
-    check(learner, toy_episodes(kind, 3, dtype=torch.float64))
+    check(learner, episodes_for(learner, kind, 3, dtype=torch.float64))
 
 
 def check_support_order(factory: Factory, kind: str) -> None:
@@ -72,13 +71,15 @@ def check_support_order(factory: Factory, kind: str) -> None:
     learner = _make(factory).eval()
     if learner.support_order_matters:
         return
-    task = toy_episodes(kind, 1)[0]
+    task = episodes_for(learner, kind, 1)[0]
     order = torch.arange(task.support.size).flip(0)
     shuffled = task.support.map(
         lambda t: t[order] if t.shape[:1] == order.shape and t.shape[0] != task.support.way else t
     )
     if task.support.size == task.support.way:
         raise AssertionError("the toys need more support examples than classes")
+    if task.support.unlabeled is not None:
+        shuffled = replace(shuffled, unlabeled=task.support.unlabeled.map(lambda t: t.flip(0)))
     a, b = outputs_of(learner, task.support, task.query), outputs_of(learner, shuffled, task.query)
     _close(b, a, "predictions depend on the order of the support examples")
 
@@ -86,7 +87,7 @@ def check_support_order(factory: Factory, kind: str) -> None:
 def check_masks(factory: Factory, kind: str) -> None:
     """A padded task gives the loss that it gives without its padding."""
     learner = _make(factory)
-    episodes = uneven(toy_episodes(kind, 4, seed=2))
+    episodes = uneven(episodes_for(learner, kind, 4, seed=2))
     for training in (True, False):
         learner.train(training)
         padded = engine.task_losses(learner, episodes, "loop").detach()
@@ -103,7 +104,7 @@ def check_masks(factory: Factory, kind: str) -> None:
 def check_no_leak(factory: Factory, kind: str) -> None:
     """Adapting to one task changes nothing for another, and nothing in the learner."""
     learner = _make(factory).eval()
-    first, second = toy_episodes(kind, 2)
+    first, second = episodes_for(learner, kind, 2)
     before = {name: value.clone() for name, value in learner.state_dict().items()}
     attributes = set(learner.__dict__)
     alone = outputs_of(learner, second.support, second.query)
@@ -113,14 +114,14 @@ def check_no_leak(factory: Factory, kind: str) -> None:
     for name, value in learner.state_dict().items():
         assert torch.equal(value, before[name]), f"adapting changed the learner's {name}"
     assert set(learner.__dict__) == attributes, f"adapting left {set(learner.__dict__) - attributes} in the learner"
-    both = engine.predict_queries(learner, toy_episodes(kind, 2), "loop")
+    both = engine.predict_queries(learner, episodes_for(learner, kind, 2), "loop")
     _close(both[1], alone, "a task's predictions depend on the other tasks of its meta-batch")
 
 
 def check_threads(factory: Factory, kind: str) -> None:
     """Threads that adapt one learner to tasks of their own get what each would get alone."""
     learner = _make(factory).eval()
-    tasks = [toy_episodes(kind, 1, seed=seed)[0] for seed in range(4)]
+    tasks = [episodes_for(learner, kind, 1, seed=seed)[0] for seed in range(4)]
 
     def work(task: Episodes) -> Tensor:
         return torch.stack([adapt(learner, task.support).predict(task.query.x) for _ in range(5)])
@@ -139,7 +140,7 @@ def check_fewer_classes(factory: Factory, kind: str) -> None:
     if kind != "classification":
         return
     learner = _make(factory).eval()
-    task = toy_episodes(kind, 1, way=3)[0]
+    task = episodes_for(learner, kind, 1, way=3)[0]
     probabilities = adapt(learner, task.support).probabilities(task.query.x)
     assert probabilities.shape == (task.query.size, 3), (
         f"expected probabilities of 3 classes, got {probabilities.shape}"
@@ -152,8 +153,8 @@ def check_fewer_classes(factory: Factory, kind: str) -> None:
 def check_adapted(factory: Factory, kind: str) -> None:
     """`adapt` returns a pytree of tensors and leaves its input alone."""
     learner = _make(factory).eval()
-    task = toy_episodes(kind, 1)[0]
-    features = task.support.replace_x(engine.compute_features(learner, task.support.x))
+    task = episodes_for(learner, kind, 1)[0]
+    features = engine.featured(learner, task.support)
     copies = [leaf.clone() for leaf in pytree.tree_leaves(features)]
     leaves = pytree.tree_leaves(learner.adapt(features))
     assert leaves and all(isinstance(leaf, Tensor) for leaf in leaves), "adapted holds something that is not a tensor"
@@ -167,7 +168,7 @@ def check_transductive(factory: Factory, kind: str) -> None:
     learner = _make(factory).eval()
     if learner.transductive:
         return
-    task = toy_episodes(kind, 1)[0]
+    task = episodes_for(learner, kind, 1)[0]
     query, size = task.query, task.query.size
     if learner.sequential:  # blank steps are alike: others show what the outputs depend on
         query = query.replace_x(map_input(lambda x: x + torch.linspace(0, 1, x.numel()).view_as(x), query.x))
@@ -186,10 +187,24 @@ def check_transductive(factory: Factory, kind: str) -> None:
         _close(some(slice(0, i)), together[:i], message)
 
 
+def check_unlabeled(factory: Factory, kind: str) -> None:
+    """A learner that makes use of unlabelled examples predicts otherwise with them, and can do without."""
+    learner = _make(factory).eval()
+    if not learner.semi_supervised:
+        return
+    task = episodes_for(learner, kind, 1)[0]
+    alone = replace(task.support, unlabeled=None)
+    outputs = outputs_of(learner, alone, task.query)
+    assert torch.isfinite(outputs).all(), "without unlabelled examples the outputs are not finite"
+    assert not torch.equal(outputs_of(learner, task.support, task.query), outputs), (
+        "unlabelled examples make no difference: declare semi_supervised = False"
+    )
+
+
 def check_save_load(factory: Factory, kind: str) -> None:
     """A learner, and a task adapted with it, are the same after saving and loading, bit for bit."""
     learner = _make(factory).eval()
-    task = toy_episodes(kind, 1)[0]
+    task = episodes_for(learner, kind, 1)[0]
     expected = outputs_of(learner, task.support, task.query)
     with tempfile.TemporaryDirectory() as folder:
         path = artifacts.save_pretrained(learner, Path(folder) / "learner")
@@ -197,7 +212,7 @@ def check_save_load(factory: Factory, kind: str) -> None:
         again = outputs_of(loaded, task.support, task.query)
         assert torch.equal(again, expected), "a loaded learner predicts otherwise"
         with torch.no_grad():
-            features = task.support.replace_x(engine.compute_features(learner, task.support.x))
+            features = engine.featured(learner, task.support)
             labels = list(range(task.support.way))
             model = AdaptedModel(learner, learner.adapt(features), task.support.classes, labels)
         saved = artifacts.save_adapted(model, Path(folder) / "task.safetensors")
@@ -241,29 +256,12 @@ CHECKS: dict[str, Check] = {
     "fewer classes": check_fewer_classes,
     "adapted": check_adapted,
     "transductive": check_transductive,
+    "unlabeled": check_unlabeled,
     "save and load": check_save_load,
     "seed": check_seed,
     "solves the toys": check_solves_toys,
 }
 """Every check by its name."""
-
-
-def kinds_of(learner_class: type[Learner]) -> list[str]:
-    """The kinds of task that a learner class has a `tiny` instance for.
-
-    Raises:
-        AssertionError: it has none.
-    """
-    kinds = []
-    for kind in ("classification", "regression", "sequence"):
-        try:
-            learner_class.tiny(kind)
-        except UnsupportedError:
-            continue
-        kinds.append(kind)
-    name = learner_class.__name__
-    assert kinds, f"{name}.tiny() makes no learner of classes, values or sequences: the suite cannot test it"
-    return kinds
 
 
 def checks(*learners: type[Learner] | Factory) -> Iterator[tuple[str, Callable[[], None]]]:

@@ -25,6 +25,7 @@ from kshot.learners import all_learners
 from kshot.learners.base import Learner
 from kshot.randomness import seeded
 from kshot.tasks.source import TaskSource
+from kshot.tasks.unlabeled import UNLABELED_OPTIONS
 from kshot.training.optimizers import of_a_script
 from kshot.training.schema import Named, RunConfig, check_option, validate
 from kshot.training.trainer import Trainer
@@ -78,9 +79,8 @@ def build_source(config: RunConfig, data_dir: str | Path | None = None) -> TaskS
         data_dir: where local copies of the data lie; by default the configuration's own, else $KSHOT_DATA.
     """
     data = config.data
-    given: dict[str, Any] = {
-        key: getattr(data, key) for key in ("way", "shot", "query", "sampling", "train", "val", "test")
-    }
+    keys = ("way", "shot", "query", "sampling", *UNLABELED_OPTIONS, "train", "val", "test")
+    given: dict[str, Any] = {key: getattr(data, key) for key in keys}
     given = {key: value for key, value in given.items() if value not in (None, {})}
     for key in given.keys() & data.options.keys():
         raise ConfigError(f"data.options.{key} is there twice: say it in data.{key} alone")

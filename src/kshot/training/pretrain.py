@@ -31,6 +31,7 @@ from kshot.learners.base import Learner
 from kshot.models import Backbone, norms
 from kshot.randomness import seeded
 from kshot.tasks.gather import Gatherer
+from kshot.tasks.pooled import PoolTasks
 from kshot.tasks.split import TaskSplit
 from kshot.training.optimizers import make_schedule
 from kshot.training.step import resolve_device
@@ -112,8 +113,9 @@ def pretrain(
 
     Args:
         backbone: makes a freshly initialised network (`fresh_backbone(learner)`); called under the seed.
-        train: classification: its pool's classes are told apart, by cross entropy, in batches of examples drawn
-            uniformly, turned as the pool says. Regression: the points of its tasks, pooled, by squared error.
+        train: classification: its pool's classes are told apart, by cross entropy, in batches drawn uniformly from
+            the examples that may have a label, turned as the pool says. Regression: the points of its tasks, pooled, by
+            squared error.
         val: the network is selected by nearest class means on its features (classification) or its squared error
             (regression) on these tasks; None: the last weights are taken.
         examples: how many training examples may pass through: those that the meta-learner saw
@@ -306,11 +308,10 @@ def _examples(
     train: TaskSplit, batch: int, steps: int, seed: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Examples of all classes, each as likely as any other; step by step a hash of (seed, step, place)."""
+    assert isinstance(train, PoolTasks)
     pool = train.pool
-    assert pool is not None
-    gather = Gatherer(pool, train.transform)  # type: ignore[attr-defined]
-    owner = np.repeat(np.arange(len(pool)), pool.count.numpy())
-    row = np.concatenate([pool.rows(c).numpy() for c in range(len(pool))])
+    gather = Gatherer(pool, train.transform)
+    row, owner = train.labelled_rows()
     place = np.arange(batch)
     for step in range(steps):
         chosen = randomness.integers(len(row), seed, EXAMPLE, step, place)

@@ -60,6 +60,10 @@ class Data(Section):
     shot: Any = None
     query: Any = None
     sampling: str | None = None
+    unlabeled: Any = None
+    distractors: Any = None
+    labelled: Any = None
+    labelled_seed: Any = None
     train: Options = Field(default_factory=dict)
     val: Options = Field(default_factory=dict)
     test: Options = Field(default_factory=dict)

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from kshot import engine
-from kshot.episodes import Episodes
+from kshot.episodes import Episodes, Examples, Unlabeled
 from kshot.errors import ArtifactError, ConfigError, DivergedError, UnsupportedError
 from kshot.learners.base import Learner
 from kshot.models import norms
@@ -31,7 +31,7 @@ class StepResult:
         grad_norm: of the mean gradient, before clipping.
         lr: the learning rate that was used, of the first parameter group.
         tasks: how many there were.
-        examples: of all of them, support and query.
+        examples: of all of them, support and query, and unlabelled ones that the learner makes use of.
     """
 
     loss: float
@@ -87,7 +87,8 @@ class OuterStep:
         self.optimizer.zero_grad(set_to_none=True)
         loss, examples = 0.0, 0
         try:
-            for episodes in parts:
+            for part in parts:
+                episodes = part if self.learner.semi_supervised else part.without_unlabeled()
                 examples += count_examples(episodes)
                 for chunk in episodes.widen(self.learner.way).chunks(self.chunk):
                     loss += self._backward(chunk, tasks)
@@ -167,8 +168,9 @@ def autocast(amp: str | None, device: torch.device) -> contextlib.AbstractContex
 
 
 def count_examples(episodes: Episodes) -> int:
-    """Real examples of all tasks, support and query."""
-    parts = (episodes.support, episodes.query)
+    """Real examples of all tasks, support, query and unlabelled."""
+    parts: list[Examples | Unlabeled] = [episodes.support, episodes.query]
+    parts += [] if episodes.support.unlabeled is None else [episodes.support.unlabeled]
     return sum(int(e.mask.sum()) if e.padded else e.mask.numel() for e in parts)
 
 

@@ -36,7 +36,8 @@ def validate(
         The mean may be infinite or NaN, where the learner diverges.
     """
     mode = "vmap" if mode == "compile" else mode
-    size = max(1, min(256, EXAMPLES_AT_ONCE // max(1, split.support_size + split.query_size), chunk or tasks))
+    episode = split.support_size + split.query_size + split.unlabeled_size
+    size = max(1, min(256, EXAMPLES_AT_ONCE // max(1, episode), chunk or tasks))
     device = next((p.device for p in learner.parameters()), torch.device("cpu"))
     scores = []
     with evaluating(learner):
