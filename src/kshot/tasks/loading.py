@@ -33,7 +33,7 @@ _META_DATASET = ("way", "query", "max_support", "support_per_class")
 _ALL = ("sampling", *dict.fromkeys(_UNIFORM + _META_DATASET))
 
 LABELS = ("given", "umtra", "cactus")
-_UNLABELLED = {"umtra": (*_UNIFORM, "augment"), "cactus": (*_UNIFORM, *GROUPING)}
+_UNLABELLED = {"umtra": ("way", "shot", "query", "augment"), "cactus": ("way", "shot", "query", *GROUPING)}
 _TRAIN = ("labels", "augment", *GROUPING)
 """Options of training tasks alone: what a learner is selected and judged by has labels."""
 
