@@ -83,6 +83,9 @@ def test_sequences(kshot: Kshot) -> None:
     assert found["settings"]["tasks"] == "test, width 2, length 4 to 4"
     assert 0 <= found["mean"] <= 1
     assert Path("runs/copy/evaluation-copy-5steps.json").exists()
+    refused = kshot("evaluate", "runs/copy", "--data", "repeat_copy", "--tasks", 4, code=1)
+    assert "takes examples of shape [3], those of test have [10]" in " ".join(refused.output.split())
+    assert "unknown option 'shot' for tasks of Copy" in kshot("evaluate", "runs/copy", "--shot", 3, code=1).output
 
 
 def test_evaluate_on_the_own_test_classes(kshot: Kshot, trained: Path) -> None:

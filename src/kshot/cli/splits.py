@@ -44,6 +44,8 @@ def unseen_tasks(
     if data is None or is_own(spec, data):
         split = source_of(learner, data_dir=data_dir, skip_bad=skip_bad).test
         return split.replace(**asked) if asked else split
+    if data in tasks.SEQUENCES:
+        return tasks.load(data, **asked).test
     options = foreign_options(learner, data, skip_bad=skip_bad)
     own = {key: spec[key] for key in ("way", "shot", "query") if isinstance(spec.get(key), int)}
     # Only test is sampled from: what the other splits may be too small for is of no consequence.
