@@ -175,7 +175,12 @@ def trained(
     say: Say = print,
 ) -> tuple[Learner, TaskSource, dict[str, Any]]:
     """The learner of a reproduction, trained now where it is not yet; its tasks; and what the training took."""
-    config = spec.run_config(profile, seed)
+    folders = {}
+    for name in spec.uses.values():
+        other = load(name)
+        trained(other, profile, seed, out=out, data_dir=data_dir, device=device, say=say)
+        folders[name] = str(run_folder(other, profile, seed, out))
+    config = spec.run_config(profile, seed, folders)
     source = build_source(config, data_dir)
     folder = run_folder(spec, profile, seed, out)
     done = folder / "training.json"

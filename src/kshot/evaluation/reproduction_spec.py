@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from collections.abc import Mapping
 from importlib import resources
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from kshot.errors import ConfigError, suggest
 from kshot.training.config import parse_config
@@ -19,6 +20,20 @@ FOLDER = "reproductions"
 """Of the committed specifications, in the package; and of their results, in the working directory."""
 
 Profile = Literal["cpu", "full"]
+
+
+def _shipped(config: Any) -> Any:
+    """What a name stands for: the configuration of that name in the package."""
+    if not isinstance(config, str):
+        return config
+    file = resources.files("kshot") / "configs" / f"{config}.yaml"
+    if not file.is_file():
+        raise ValueError(f"there is no configuration {config!r} in kshot/configs")
+    import yaml
+
+    content: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+    content.pop("out", None)
+    return content
 
 
 class Row(Section):
@@ -70,21 +85,26 @@ class Specification(Section):
         title: the learner, as the table calls it.
         paper: where the published numbers are printed.
         paper_budget: what the paper trained for.
-        config: a run's configuration.
+        config: a run's configuration, or the name of one that ships with kshot.
         profiles: of each budget, the keys of the configuration that it changes, `training.steps` say.
         rows: the numbers.
+        uses: keys of the configuration that are the run folder of another reproduction, which is trained first.
     """
 
     name: str
     title: str
     paper: str
     paper_budget: str = ""
-    config: dict[str, Any]
+    config: Annotated[dict[str, Any], BeforeValidator(_shipped)]
     profiles: dict[Profile, Options]
     rows: list[Row]
+    uses: dict[str, str] = Field(default_factory=dict)
 
-    def run_config(self, profile: str, seed: int | None = None) -> RunConfig:
+    def run_config(self, profile: str, seed: int | None = None, folders: Mapping[str, str] | None = None) -> RunConfig:
         """The configuration of a profile, with another seed where one is given.
+
+        Args:
+            folders: what stands for the reproductions that it `uses`; their names by default.
 
         Raises:
             ConfigError: no such profile, or a configuration that makes no sense.
@@ -98,6 +118,8 @@ class Specification(Section):
             put(content, key, value)
         if seed is not None:
             put(content, "training.seed", seed)
+        for key, name in self.uses.items():
+            put(content, key, (folders or {}).get(name, name))
         return parse_config(content, f"reproduction {self.name}")
 
     def rows_of(self, profile: str) -> list[Row]:
