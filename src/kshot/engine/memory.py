@@ -43,7 +43,7 @@ def peak_memory(function: Callable[[], object], device: torch.device | str = "cp
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
         function()
-    results = found.profiler.kineto_results  # type: ignore[union-attr]
+    results = found.profiler.kineto_results
     # Releases have negative sizes. Events are not in the order of time, but those of one time are.
     changes = sorted(
         ((event.start_ns(), event.nbytes()) for event in results.events() if event.name() == "[memory]"),

@@ -165,7 +165,6 @@ def _compared(
         seconds=timed.seconds,
         steps=timed.steps,
         best_step=timed.best_step,
-        stopped=timed.stopped,
         mode=timed.mode,
         curve=[{"seconds": point.seconds, "step": point.step, **point.score.to_dict()} for point in timed.curve],
         adapt_seconds=cost.seconds,

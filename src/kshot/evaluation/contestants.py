@@ -24,7 +24,7 @@ from kshot.errors import ConfigError
 from kshot.learners import all_learners
 from kshot.learners.base import Learner
 from kshot.tasks.source import TaskSource
-from kshot.yaml_keys import assign
+from kshot.yaml_keys import assign, numbers
 
 if TYPE_CHECKING:
     from kshot.training.schema import RunConfig
@@ -182,9 +182,10 @@ def examples(source: TaskSource) -> int:
 def _contestant(choice: Choice) -> Contestant:
     content: dict[str, Any] = {}
     if isinstance(choice, str):
-        # Commas within a list or a mapping do not part options.
-        name, *options = re.split(r",(?![^\[{]*[\]}])", choice)
-        content = assign({}, options, f"--learner {name},")
+        name, comma, rest = choice.partition(",")
+        # A comma parts options where another one begins; within a value it stays.
+        options = re.split(r",(?=\s*[\w.]+\s*=)", rest) if comma else []
+        content = numbers(assign({}, options, f"--learner {name},"))
     else:
         content = {key: value for key, value in choice.items() if key != "name"}
         name = str(choice.get("name", ""))
