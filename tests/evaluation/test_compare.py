@@ -63,7 +63,7 @@ def test_all_of_them_by_default():
         (["maml,inner_rl=1"], "unknown key learner.inner_rl for MAML. Did you mean 'inner_lr'?"),
         (["maml,inner_lr=much"], "learner.inner_lr: expected a number, got 'much'"),
         (["maml,training.rl=1"], "unknown key training.rl"),
-        (["maml,training.steps=5"], "its steps follow from the budget: leave out training.steps"),
+        (["maml,training.steps=5"], "steps follows from the budget: leave out training.steps"),
         (["maml", "maml"], "MAML is there twice"),
         ([{"name": "maml", "train": 5}], "expected train to hold keys of its own, got 5"),
         ([], "expected at least one learner to compare, got none"),
