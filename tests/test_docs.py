@@ -22,7 +22,7 @@ from pages import ROOT, python_blocks, run
 
 SMALLER = {"steps=2000": "steps=2", "steps=500": "steps=2", "steps=200": "steps=2", "steps=100": "steps=2"}
 SMALLER |= {"tasks=1000": "tasks=4", "tasks=600": "tasks=4", "meta_batch=16": "meta_batch=2", "batches(16": "batches(2"}
-SMALLER |= {"--steps 500": "--steps 2"}
+SMALLER |= {"--steps 500": "--steps 2", "budget_seconds=60": "budget_seconds=0.2, val_tasks=4"}
 
 OMNIGLOT_BY_GLYPHS = {'"omniglot"': '"glyphs"'}
 """Where the real data is not at hand, letters stand in for it."""
@@ -81,6 +81,8 @@ PAGES = {
     "docs/howto/evaluate.md": Page(first=RUN_ON_GLYPHS),
     "docs/howto/resume.md": Page(),
     "docs/howto/unsupervised.md": Page(),
+    "docs/howto/compare.md": Page(),
+    "docs/howto/reproduce.md": Page(),
 }
 
 

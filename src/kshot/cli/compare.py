@@ -44,7 +44,7 @@ def command(
         str | None, typer.Option(help="Of all learners; by default one that fits the data.", show_default=False)
     ] = None,
     tasks: Annotated[int, typer.Option(min=2, help="Unseen tasks to evaluate on.")] = 600,
-    seed: Annotated[int, typer.Option(help="Of initialisation and training.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Of initialisation and training.", show_default=False)] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any key of data, backbone and training: training.lr=0.01."),
@@ -69,6 +69,7 @@ def command(
             "data.query": query,
             "data.data_dir": None if data_dir is None else str(data_dir.expanduser().absolute()),
             "data.skip_bad": skip_bad or None,
+            "training.seed": seed,
             "training.device": device,
         }
         for path, value in named.items():
@@ -83,20 +84,22 @@ def command(
         from kshot.cli.state import write_json
         from kshot.evaluation.compare import iter_compare
         from kshot.evaluation.comparison import Comparison
+        from kshot.evaluation.contestants import contestants
         from kshot.training.config import build_source, parse_config
 
-        source = build_source(parse_config({**config, "learner": "protonet"}))
         training = dict(config.get("training", {}))
+        device = str(training.pop("device", "auto"))
+        contestants(learner, config.get("backbone"), training)  # what is wrong there is told before data is read
+        source = build_source(parse_config({**config, "learner": "protonet"}))
         found = []
         for one in iter_compare(
             source,
             learner,
             budget_seconds=seconds,
             tasks=tasks,
-            seed=seed,
             backbone=config.get("backbone"),
-            device=str(training.pop("device", "auto")),
             training=training,
+            device=device,
             out=out,
             progress=report,
         ):
@@ -108,9 +111,7 @@ def command(
         write_json(out / "comparison.json", result)
         atomic_file(out / "comparison.md", comparison.to_markdown())
         comparison.plot(out / "comparison.png")
-        output.say(
-            f"\nKept in {out}: comparison.md, comparison.png, comparison.json; the learners in {out / 'learners'}."
-        )
+        output.say(f"\nKept in {out}: comparison.md, comparison.png, comparison.json; the learners in learners/.")
         output.result(result)
 
 

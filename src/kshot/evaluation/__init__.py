@@ -7,6 +7,8 @@ from kshot.evaluation.audit import Audit, Probe, audit, recommend
 from kshot.evaluation.baselines import BASELINES, Baseline
 from kshot.evaluation.budget import BUDGETS, Budget
 from kshot.evaluation.ceiling import Ceiling, supervised_ceiling
+from kshot.evaluation.compare import compare, iter_compare
+from kshot.evaluation.comparison import Compared, Comparison
 from kshot.evaluation.conventional import Conventional, conventional_network
 from kshot.evaluation.curves import Curve, shots_curve, steps_curve
 from kshot.evaluation.distribution import Distribution, distribution
@@ -25,6 +27,8 @@ __all__ = [
     "Baseline",
     "Budget",
     "Ceiling",
+    "Compared",
+    "Comparison",
     "Conventional",
     "Curve",
     "Distribution",
@@ -36,10 +40,12 @@ __all__ = [
     "Stress",
     "Value",
     "audit",
+    "compare",
     "conventional_network",
     "distribution",
     "evaluate",
     "full_report",
+    "iter_compare",
     "iter_scores",
     "recommend",
     "scale",

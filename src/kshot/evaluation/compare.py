@@ -15,7 +15,7 @@ import torch
 from kshot.artifacts.atomic import atomic_file, check_place
 from kshot.errors import ConfigError, KshotError
 from kshot.evaluation.comparison import Compared, Comparison, LeftOut
-from kshot.evaluation.contestants import Choice, Contestant, build, configuration, contestants
+from kshot.evaluation.contestants import Choice, Contestant, build, contestants
 from kshot.evaluation.costs import adaptation_cost
 from kshot.evaluation.evaluate import evaluate, settings
 from kshot.evaluation.scores import Progress
@@ -37,7 +37,6 @@ class Asked:
     budget_seconds: float
     tasks: int
     val_tasks: int
-    seed: int
     backbone: Any
     training: dict[str, Any]
     device: str
@@ -67,7 +66,7 @@ def compare(source: TaskSource, learners: Sequence[Choice] | None = None, **aske
         val_tasks: val tasks of a validation, 100 by default.
         seed: of initialisation and training, 0 by default. Test tasks are the same for every seed.
         backbone: a name or a section of a configuration; by default one that fits the data.
-        training: arguments of every `Trainer`, in place of the defaults.
+        training: arguments of every `Trainer`, in place of the defaults: `lr`, `meta_batch`, `schedule`, ...
         device: "auto" by default.
         out: a folder that keeps each learner's result when it is done, and the learner; what is there of the same
             settings is not done again.
@@ -98,16 +97,12 @@ def iter_compare(
     progress: Progress | None = None,
 ) -> Iterator[Compared | LeftOut]:
     """The results of a comparison, one learner after the other as they are done; arguments as for `compare`."""
-    asked = Asked(float(budget_seconds), tasks, val_tasks, seed, backbone, dict(training or {}), device)
-    asked.training["seed"] = seed
+    given = {"seed": seed, **(training or {})}
+    asked = Asked(float(budget_seconds), tasks, given.pop("val_tasks", val_tasks), backbone, given, device)
     for name in ("train", "val", "test"):
         getattr(source, name)  # raises where there is none
     resolve_device(device)
-    chosen = contestants(learners)
-    for one in chosen:
-        configuration(
-            one, source, backbone, asked.training
-        )  # a slip in the last one is told before the first one trains
+    chosen = contestants(learners, backbone, asked.training)
     folder = None if out is None else Path(out).expanduser()
     if folder is not None:
         check_place(folder / "results" / "place")
@@ -165,7 +160,6 @@ def _compared(
         seconds=timed.seconds,
         steps=timed.steps,
         best_step=timed.best_step,
-        stopped=timed.stopped,
         mode=timed.mode,
         curve=[{"seconds": point.seconds, "step": point.step, **point.score.to_dict()} for point in timed.curve],
         adapt_seconds=cost.seconds,

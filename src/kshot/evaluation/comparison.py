@@ -24,7 +24,6 @@ class Compared:
         transductive: whether a prediction may depend on the other queries.
         seconds, steps: of training.
         best_step: the step whose weights were selected on val tasks.
-        stopped: whether the training was ended before its steps were done, since it took too long.
         mode: of the engine.
         curve: validations, each with `seconds` and `step` of training, `mean`, `half_width` and `n`.
         adapt_seconds: of one adaptation to a raw support set.
@@ -42,7 +41,6 @@ class Compared:
     seconds: float
     steps: int
     best_step: int
-    stopped: bool
     mode: str
     curve: list[dict[str, Any]]
     adapt_seconds: float
@@ -132,7 +130,7 @@ class Comparison:
                     one.name,
                     show(one.interval, self.metric),
                     "" if gap is None else show(gap, self.metric, sign=True),
-                    duration(one.seconds) + (" (stopped)" if one.stopped else ""),
+                    duration(one.seconds),
                     f"{one.steps:,}",
                     duration(one.adapt_seconds),
                     amount(one.task_bytes),
@@ -165,8 +163,6 @@ class Comparison:
             lines.append(
                 "Transductive: predictions depend on the other queries; not comparable with inductive numbers."
             )
-        if any(one.stopped for one in self.results):
-            lines.append("Stopped: the machine became slower than when the number of steps was fixed.")
         if asked.get("chance"):
             lines.append(f"Guessing: {100 * asked['chance']:.2f}.")
         return [*lines, *(f"Left out: {one.label}: {one.reason}" for one in self.left_out)]

@@ -24,7 +24,7 @@ from kshot.errors import ConfigError
 from kshot.learners import all_learners
 from kshot.learners.base import Learner
 from kshot.tasks.source import TaskSource
-from kshot.yaml_keys import assign
+from kshot.yaml_keys import assign, numbers
 
 if TYPE_CHECKING:
     from kshot.training.schema import RunConfig
@@ -73,8 +73,13 @@ class Built:
     source: TaskSource
 
 
-def contestants(learners: Sequence[Choice] | None = None) -> list[Contestant]:
-    """The learners that were asked for, by default all of kshot's own.
+def contestants(
+    learners: Sequence[Choice] | None = None, backbone: Any = None, training: Mapping[str, Any] | None = None
+) -> list[Contestant]:
+    """The learners that were asked for, by default all of kshot's own, checked as far as that is possible without data.
+
+    Args:
+        backbone, training: as for `build`.
 
     Raises:
         ConfigError: an unknown learner or option, with the nearest right name, or one that is there twice.
@@ -84,6 +89,7 @@ def contestants(learners: Sequence[Choice] | None = None) -> list[Contestant]:
         one = _contestant(choice)
         if one.label in {other.label for other in found}:
             raise ConfigError(f"{one.label} is there twice: name it once, or with other options")
+        configuration(one, "the data", backbone, training or {})
         found.append(one)
     if not found:
         raise ConfigError("expected at least one learner to compare, got none")
@@ -103,18 +109,21 @@ def build(one: Contestant, source: TaskSource, backbone: Any, training: Mapping[
     from kshot.training.config import build_learner, resolve
     from kshot.training.validation import check_fits
 
-    config = configuration(one, source, backbone, training)
+    config = configuration(one, source.name, backbone, training)
     own = suited(build_learner(config, source), source, one.train)
     learner = build_learner(config, own)  # with the head that those tasks need
     for split in own.splits.values():
         check_fits(learner, split, own.example_shape)
     defaults = {"meta_batch": meta_batch(learner, own), **(REPTILE if learner.meta_gradient == "reptile" else {})}
-    full = configuration(one, own, backbone, {**defaults, **training})
+    full = configuration(one, own.name, backbone, {**defaults, **training})
     return Built(learner, resolve(full, own), own)
 
 
-def configuration(one: Contestant, source: TaskSource, backbone: Any, training: Mapping[str, Any]) -> RunConfig:
+def configuration(one: Contestant, data: str, backbone: Any, training: Mapping[str, Any]) -> RunConfig:
     """What `kshot train` would be given.
+
+    Args:
+        data: the name of the data, which is there already.
 
     Raises:
         ConfigError: it says something unknown or impossible.
@@ -122,9 +131,10 @@ def configuration(one: Contestant, source: TaskSource, backbone: Any, training: 
     from kshot.training.config import parse_config
 
     asked = {**training, **one.training}
-    if "steps" in asked:
-        raise ConfigError(f"{one.label}: its steps follow from the budget: leave out training.steps")
-    content = {"learner": one.learner, "data": {"name": source.name}, "training": asked}
+    for name in ("steps", "val_every"):
+        if name in asked:
+            raise ConfigError(f"learner {one.label}: {name} follows from the budget: leave out training.{name}")
+    content = {"learner": one.learner, "data": {"name": data}, "training": asked}
     return parse_config({**content, **({} if backbone is None else {"backbone": backbone})}, f"learner {one.label}")
 
 
@@ -182,9 +192,10 @@ def examples(source: TaskSource) -> int:
 def _contestant(choice: Choice) -> Contestant:
     content: dict[str, Any] = {}
     if isinstance(choice, str):
-        # Commas within a list or a mapping do not part options.
-        name, *options = re.split(r",(?![^\[{]*[\]}])", choice)
-        content = assign({}, options, f"--learner {name},")
+        name, comma, rest = choice.partition(",")
+        # A comma parts options where another one begins; within a value it stays.
+        options = re.split(r",(?=\s*[\w.]+\s*=)", rest) if comma else []
+        content = numbers(assign({}, options, f"--learner {name},"))
     else:
         content = {key: value for key, value in choice.items() if key != "name"}
         name = str(choice.get("name", ""))

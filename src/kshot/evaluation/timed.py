@@ -1,19 +1,23 @@
-"""Training for a given time: the number of steps follows from the pace, so that schedules end where they should.
+"""Training for a given time.
 
 What counts is the time of outer steps, the sampling of their tasks included. Choosing the engine mode, measuring the
-pace, compiling and validating do not.
+pace, compiling and validating do not. The learning rate's schedule is laid over the steps that the pace promises, and
+walks over them with the time that has gone by: it ends where the budget does, also on a machine that becomes slower or
+faster meanwhile.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from kshot import engine
 from kshot.engine.auto import COMPILE_SECONDS
@@ -24,6 +28,7 @@ from kshot.learners.base import Learner
 from kshot.metrics import Interval
 from kshot.tasks.source import TaskSource
 from kshot.training.callbacks import Callback
+from kshot.training.optimizers import schedule_factor
 from kshot.training.step import autocast, resolve_device
 from kshot.training.validation import validate
 
@@ -34,10 +39,10 @@ WARM_UP, MEASURED = 2, 7
 """Outer steps before the pace is measured, and those that are."""
 
 POINTS = 6
-"""Validations of a training, besides the one before it."""
+"""Validations of a training, about, besides the one before it."""
 
-OVER = 1.2
-"""A training is ended that takes so much longer than its budget: the machine has become slower."""
+FASTER = 20
+"""A training makes at most so many times the steps that its pace promises."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,6 @@ class Timed:
         mode: of the engine.
         peak_bytes: the most that torch allocated in one outer step, losses and their gradient; None where that cannot
             be measured.
-        stopped: whether it was ended since it took too long.
         curve: validations in their order, the first one before the training.
     """
 
@@ -69,7 +73,6 @@ class Timed:
     best_step: int
     mode: str
     peak_bytes: int | None
-    stopped: bool
     curve: tuple[Point, ...]
 
 
@@ -94,14 +97,16 @@ def train_for(
     _restore(learner, before)
     first = validate(learner, source.val, val_tasks, mode=mode)
     steps = max(1, round(seconds / pace))
-    clock = Clock(OVER * seconds, progress)
+    clock = Clock(seconds, progress)
     result = build_trainer(
         built.config,
         learner,
         source,
-        steps=steps,
+        steps=FASTER * steps,
         mode=mode,
         device=device,
+        schedule=over_time(training.schedule, clock, steps, training.warmup),
+        warmup=0,
         val_every=math.ceil(steps / POINTS),
         val_tasks=val_tasks,
         callbacks=[clock],
@@ -109,12 +114,11 @@ def train_for(
         out=None,
     ).fit()
     return Timed(
-        seconds=sum(clock.seconds),
+        seconds=clock.spent,
         steps=result.steps,
         best_step=result.best_step,
         mode=mode,
         peak_bytes=peak,
-        stopped=result.stopped,
         curve=(Point(0.0, 0, first), *clock.curve),
     )
 
@@ -124,10 +128,11 @@ class Clock(Callback):
     """The time of outer steps, and the validations between them.
 
     Attributes:
-        limit: seconds after which the training is stopped.
-        progress: called with the steps done.
+        limit: seconds after which the training is stopped: after the step that ends nearest to it.
+        progress: called with how much of that time has gone by, in percent.
         least: steps before it may be stopped.
         seconds: of each step.
+        spent: of all steps so far.
         curve: the validations.
     """
 
@@ -135,24 +140,36 @@ class Clock(Callback):
     progress: Progress | None = None
     least: int = 1
     seconds: list[float] = field(default_factory=list)
+    spent: float = 0.0
     curve: list[Point] = field(default_factory=list)
     _last: float = 0.0
 
     def on_start(self, trainer: Trainer) -> None:
-        self._last = time.perf_counter()
+        self._last = perf_counter()
 
     def on_step(self, trainer: Trainer, step: int, metrics: Mapping[str, Any]) -> None:
-        now = time.perf_counter()
+        now = perf_counter()
         self.seconds.append(now - self._last)
+        self.spent += now - self._last
         self._last = now
         if self.progress is not None:
-            self.progress("training", step, trainer.settings.steps)
-        if step >= self.least and sum(self.seconds) > self.limit:
+            self.progress("% of training", min(100, int(100 * self.spent / self.limit)), 100)
+        if step >= self.least and self.spent + self.seconds[-1] / 2 >= self.limit:
             trainer.stop()
 
     def on_validation(self, trainer: Trainer, step: int, score: Interval) -> None:
-        self.curve.append(Point(sum(self.seconds), step, score))
-        self._last = time.perf_counter()  # what the validation took does not count
+        self.curve.append(Point(self.spent, step, score))
+        self._last = perf_counter()  # what the validation took does not count
+
+
+def over_time(choice: Any, clock: Clock, steps: int, warmup: int) -> Callable[[Optimizer, int], LambdaLR]:
+    """A named schedule of so many steps that goes on with the clock in place of the steps."""
+    factor = schedule_factor(choice, steps, warmup)
+
+    def schedule(optimizer: Optimizer, _: int) -> LambdaLR:
+        return LambdaLR(optimizer, lambda _: factor(int(steps * clock.spent / clock.limit)))
+
+    return schedule
 
 
 def _mode_and_pace(seconds: float, built: Built, episodes: Episodes, device: str) -> tuple[str, float]:

@@ -103,12 +103,17 @@ def make_schedule(choice: ScheduleChoice, optimizer: Optimizer, steps: int, warm
                 f"expected schedule(optimizer, steps) to return a torch LRScheduler, got a {type(made).__name__}"
             )
         return made
+    return LambdaLR(optimizer, schedule_factor(choice, steps, warmup))
+
+
+def schedule_factor(choice: str | Mapping[str, Any], steps: int, warmup: int = 0) -> Callable[[int], float]:
+    """What a named schedule multiplies the learning rate by, a function of the step.
+
+    Raises:
+        ConfigError: an unknown name or option.
+    """
     factor = _factor(choice, steps, warmup)
-
-    def warmed(step: int) -> float:
-        return factor(step) * (min(1.0, (step + 1) / warmup) if warmup else 1.0)
-
-    return LambdaLR(optimizer, warmed)
+    return lambda step: factor(step) * (min(1.0, (step + 1) / warmup) if warmup else 1.0)
 
 
 def check_schedule(choice: ScheduleChoice, steps: int, warmup: int) -> None:
