@@ -84,8 +84,8 @@ def test_sequences(kshot: Kshot) -> None:
     assert 0 <= found["mean"] <= 1
     assert Path("runs/copy/evaluation-copy-5steps.json").exists()
     refused = kshot("evaluate", "runs/copy", "--data", "repeat_copy", "--tasks", 4, code=1)
-    assert "takes examples of shape [3], those of test have [10]" in " ".join(refused.output.split())
-    assert "unknown option 'shot' for tasks of Copy" in kshot("evaluate", "runs/copy", "--shot", 3, code=1).output
+    assert "answers with 2 bits a step, the tasks of test ask for 9" in " ".join(refused.output.split())
+    assert "unknown option 'shot' for tasks of Copy" in kshot("evaluate", "runs/copy", "--shot", 3, code=2).output
 
 
 def test_evaluate_on_the_own_test_classes(kshot: Kshot, trained: Path) -> None:

@@ -40,9 +40,8 @@ def unseen_tasks(
     from kshot import tasks
 
     spec: dict[str, Any] = dict(learner.provenance.get("source") or {})
-    asked: dict[str, Any] = {
-        key: value for key, value in (("way", way), ("shot", shot), ("query", query)) if value is not None
-    }
+    given: dict[str, Any] = {"way": way, "shot": shot, "query": query}
+    asked = {key: value for key, value in given.items() if value is not None}
     if data is None or is_own(spec, data):
         split = source_of(learner, data_dir=data_dir, skip_bad=skip_bad).test
         return split.replace(**asked) if asked else split
