@@ -80,7 +80,7 @@ PAGES = {
     "docs/howto/own-algorithm.md": Page(),
     "docs/howto/evaluate.md": Page(first=RUN_ON_GLYPHS),
     "docs/howto/resume.md": Page(),
-    "docs/howto/unsupervised.md": Page(),
+    "docs/howto/unsupervised.md": Page(replace={'"glyphs",': '"glyphs", examples=4,', "query=15": "query=3"}),
     "docs/howto/compare.md": Page(),
     "docs/howto/reproduce.md": Page(),
 }
@@ -101,7 +101,8 @@ def run_page(name: str, replace: dict[str, str]) -> None:
     page = PAGES[name]
     if page.before:
         page.before()
-    code = "\n".join([page.first, *(substitute(block, SMALLER | replace) for block in python_blocks(name))])
+    replace = SMALLER | replace | (page.replace or {})
+    code = "\n".join([page.first, *(substitute(block, replace) for block in python_blocks(name))])
     if page.engineer:
         before, line, after = code.partition("# an engineer with a few labelled images\n")
         assert line, f"{name} has no engineer any more"

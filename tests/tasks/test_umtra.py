@@ -262,6 +262,6 @@ def test_omniglot_without_labels(real_data: Path) -> None:
     own = episodes.support.x[0][episodes.support.y[0].argsort()].flatten(1)  # type: ignore[index]
     distance = torch.cdist(episodes.query.x[0].flatten(1), own)  # type: ignore[index]
     rank = (distance < distance.gather(1, episodes.query.y[0][:, None])).sum(1)
-    assert float(rank.double().mean()) < 20
+    assert float(rank.double().mean()) < 25, "by chance 29.5"
     assert source.val.labelled
     assert set(source.train.source.test.pool.names).isdisjoint(source.train.pool.names)  # type: ignore[union-attr]

@@ -46,7 +46,7 @@ def partitions(embedding: Reals, clusters: int, count: int = 1, seed: int = 0) -
     for p in range(count):
         factors = randomness.uniform(seed, SCALE, p, np.arange(dimensions)) if p else np.ones(dimensions)
         start = int(randomness.integers(2**31, seed, START, p))
-        model = KMeans(clusters, n_init=1, random_state=start)
+        model = KMeans(clusters, n_init=1, max_iter=50, random_state=start)
         with warnings.catch_warnings():
             # Fewer distinct examples than clusters: some stay empty, and no task is made of them.
             warnings.simplefilter("ignore", ConvergenceWarning)

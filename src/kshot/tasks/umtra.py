@@ -29,9 +29,10 @@ class UmtraTasks(PoolTasks):
     `query` views of it, each augmented on its own. With a `shot` of more than the paper's one, the support holds the
     image and `shot - 1` further views.
 
-    The pool's classes and their kin are never looked at, so two images of a task may show one class in truth: among c
-    classes of equal size with a probability of about way * (way - 1) / (2 * c), 1% for 5 of Omniglot's 1,028
-    characters. Where classes are few the tasks' labels are wrong as often.
+    The pool's classes and their kin are never looked at, so two images of a task may show one class in truth, or one
+    character in two rotations. Of c classes of equal size, an image meets another one of its own with a probability of
+    about (way - 1) / c: 1.4% for 60 of Omniglot's 4,112 rotated characters. Where classes are few, labels are wrong as
+    often.
 
     Args:
         pool: its images are sampled from, uniformly; a row under several turns counts as several images.
