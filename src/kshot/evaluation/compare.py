@@ -129,7 +129,7 @@ def _results(
         except (KshotError, RuntimeError) as error:
             # What torch itself refuses (no memory, no such operation) must not cost the results of the others.
             why = str(error) if isinstance(error, KshotError) else f"{type(error).__name__}: {str(error).strip()}"
-            yield LeftOut(one.label, " ".join(why.split()))
+            yield LeftOut(one.label, re.sub(r"^this \w+ ", "", " ".join(why.split())))
             continue
         if kept is not None:
             atomic_file(kept, json.dumps(found.to_dict(), ensure_ascii=False) + "\n")

@@ -105,8 +105,8 @@ class Comparison:
         results = [one for one in found if isinstance(one, Compared)]
         left_out = [one for one in found if isinstance(one, LeftOut)]
         if not results:
-            reasons = "; ".join(f"{one.label}: {one.reason}" for one in left_out)
-            raise UnsupportedError(f"none of the learners can do the tasks of {source.name}: {reasons}")
+            reasons = "; ".join(_left_out(left_out))
+            raise UnsupportedError(f"none of the learners can do the tasks of {source.name}. {reasons}")
         sign = -1 if results[0].metric == "accuracy" else 1
         return cls(sorted(results, key=lambda one: sign * one.interval.mean), left_out)
 
@@ -165,7 +165,7 @@ class Comparison:
             )
         if asked.get("chance"):
             lines.append(f"Guessing: {100 * asked['chance']:.2f}.")
-        return [*lines, *(f"Left out: {one.label}: {one.reason}" for one in self.left_out)]
+        return lines + _left_out(self.left_out)
 
     def __str__(self) -> str:
         return "\n".join([self.head(), "", *columns(self.rows()), "", *self.notes()])
@@ -202,3 +202,11 @@ class Comparison:
         from kshot.evaluation.comparison_plot import picture
 
         return atomic_file(path, picture(self))
+
+
+def _left_out(ones: Sequence[LeftOut]) -> list[str]:
+    """A line for each reason, with all that it holds for."""
+    reasons: dict[str, list[str]] = {}
+    for one in ones:
+        reasons.setdefault(one.reason, []).append(one.label)
+    return [f"Left out: {', '.join(labels)}: {reason}" for reason, labels in reasons.items()]

@@ -32,7 +32,7 @@ def picture(comparison: Comparison) -> bytes:
             "color": COLOURS[number % len(COLOURS)],
             "linestyle": STYLES[number // len(COLOURS) % len(STYLES)],
         }
-        _curve(training, one, look)
+        _curve(training, one, f"{number + 1}  {one.name}", look)
         _point(adapting, one, 1000 * one.adapt_seconds, number, look)
         if one.peak_bytes:
             _point(memory, one, one.peak_bytes / 1e6, number, look)
@@ -41,11 +41,11 @@ def picture(comparison: Comparison) -> bytes:
     adapting.set_xlabel("milliseconds of an adaptation", fontsize=8)
     memory.set_xlabel("megabytes at the peak of an outer step", fontsize=8)
     for axes in (adapting, memory):
-        axes.set_xscale("log")
+        _logarithmic(axes, "x")
         axes.set_ylabel(f"{title(comparison.metric)} on test tasks", fontsize=8)
     if comparison.metric != "accuracy":
         for axes in (training, adapting, memory):
-            axes.set_yscale("log")  # errors differ by factors
+            _logarithmic(axes, "y")  # errors differ by factors
     figure.legend(*training.get_legend_handles_labels(), loc="outside right upper", fontsize=7, frameon=False)
     buffer = io.BytesIO()
     # No metadata: the same numbers give the same bytes.
@@ -53,14 +53,25 @@ def picture(comparison: Comparison) -> bytes:
     return buffer.getvalue()
 
 
+def _logarithmic(axes: Any, which: str) -> None:
+    """A logarithmic axis with plain numbers on it."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axes.set(**{f"{which}scale": "log"})
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def _factor(one: Compared) -> float:
     return 100.0 if one.metric == "accuracy" else 1.0
 
 
-def _curve(axes: Any, one: Compared, look: dict[str, str]) -> None:
+def _curve(axes: Any, one: Compared, label: str, look: dict[str, str]) -> None:
     points = [point for point in one.curve if math.isfinite(point["mean"])]
     seconds, means = [point["seconds"] for point in points], [_factor(one) * point["mean"] for point in points]
-    axes.plot(seconds, means, marker="o", markersize=2.5, linewidth=1.3, label=one.name, **look)
+    axes.plot(seconds, means, marker="o", markersize=2.5, linewidth=1.3, label=label, **look)
 
 
 def _point(axes: Any, one: Compared, x: float, number: int, look: dict[str, str]) -> None:
