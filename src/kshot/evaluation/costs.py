@@ -44,7 +44,7 @@ def adaptation_cost(learner: Learner, split: TaskSplit, *, seed: int = 1) -> Cos
             support = episodes.widen(learner.way).support[0]
             _wait(device)
             start = time.perf_counter()
-            adapted: Any = learner.adapt(support.replace_x(engine.compute_features(learner, support.x)))
+            adapted: Any = learner.adapt(engine.featured(learner, support))
             _wait(device)
             times.append(time.perf_counter() - start)
     return Cost(statistics.median(times[WARM_UP:]), engine.tensor_bytes(adapted))

@@ -150,7 +150,7 @@ def toy_episodes(kind: str, tasks: int, **options: object) -> Episodes:
 
 def episodes_for(learner: Learner, kind: str, tasks: int, **options: object) -> Episodes:
     """The toys of a kind of task, with unlabelled examples and distractors for a learner that makes use of them."""
-    if learner.semi_supervised:
+    if learner.semi_supervised and kind != "sequence":
         options = {"unlabeled": 3, **({"distractors": 2} if kind == "classification" else {}), **options}
     return toy_episodes(kind, tasks, **options)
 
