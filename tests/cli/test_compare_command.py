@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,6 +50,26 @@ def test_functions(kshot: Kshot) -> None:
     assert found["left_out"][0]["label"] == "ProtoNet"
     assert "the tasks of train are regression" in found["left_out"][0]["reason"]
     assert Path("waves/comparison.png").is_file()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_control_c_keeps_what_is_done(kshot: Kshot, images: Path) -> None:
+    arguments = [str(word) for word in ("compare", "--data", images, *TINY, *QUICK, *TWO)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kshot", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert process.stdout is not None
+    first = process.stdout.readline()  # of the first learner, which is done then
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "interrupted. Resume with: the same command; what is done is kept in runs/compare-images" in errors
+    assert "Traceback" not in errors
+    assert kshot(*arguments).stdout.startswith(first)
 
 
 @pytest.mark.parametrize(
