@@ -30,6 +30,8 @@ def test_schedules() -> None:
     assert cosine[50] == pytest.approx(0.5)
     assert 0 < cosine[-1] < 0.001
     assert cosine == sorted(cosine, reverse=True)
+    assert rates("linear", 4) == pytest.approx([1, 0.75, 0.5, 0.25])
+    assert rates("linear", 6, warmup=2) == pytest.approx([0.5, 1, 1, 0.75, 0.5, 0.25])
     assert rates("constant", 3) == [1.0] * 3
     assert rates("step", 8) == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
     assert rates({"name": "step", "every": 2, "factor": 0.5}, 5) == [1, 1, 0.5, 0.5, 0.25]

@@ -17,7 +17,7 @@ from kshot.errors import ConfigError, suggest
 OptimizerChoice = str | Mapping[str, Any] | Optimizer | Callable[[list[nn.Parameter]], Optimizer]
 ScheduleChoice = str | Mapping[str, Any] | Callable[[Optimizer, int], LRScheduler]
 
-SCHEDULES = ("cosine", "constant", "step")
+SCHEDULES = ("cosine", "linear", "constant", "step")
 
 
 def optimizer_names() -> dict[str, type[Optimizer]]:
@@ -132,9 +132,11 @@ def _factor(choice: str | Mapping[str, Any], steps: int, warmup: int) -> Callabl
         if option not in takes:
             hint = suggest(option, takes) if takes else "It has none."
             raise ConfigError(f"the schedule {name!r} has no option {option!r}. {hint}")
+    length = max(1, steps - warmup)
     if name == "cosine":
-        length = max(1, steps - warmup)
         return lambda step: 0.5 * (1.0 + math.cos(math.pi * min(1.0, max(0, step - warmup) / length)))
+    if name == "linear":
+        return lambda step: 1.0 - min(1.0, max(0, step - warmup) / length)
     if name == "constant":
         return lambda step: 1.0
     fall = float(options.get("factor", 0.1))
