@@ -26,14 +26,17 @@ class RelationNet(Learner):
 
     Args:
         backbone: f, `[n, *shape] -> [n, d]` or `[n, c, h, w]`.
-        hidden: units between the two linear layers; 8 in the paper.
+        hidden: units between the two linear layers; None: the paper's 8 after the convolutions, 64 where there are
+            none (8 then die, with the squared error, before they have learned anything).
         loss: "mse", the paper's, or "cross_entropy" of the scores before the sigmoid.
 
     Raises:
         UnsupportedError: another loss.
     """
 
-    def __init__(self, backbone: nn.Module, hidden: int = 8, loss: Literal["mse", "cross_entropy"] = "mse") -> None:
+    def __init__(
+        self, backbone: nn.Module, hidden: int | None = None, loss: Literal["mse", "cross_entropy"] = "mse"
+    ) -> None:
         super().__init__()
         if loss not in ("mse", "cross_entropy"):
             raise UnsupportedError(f"expected the loss 'mse' or 'cross_entropy', got {loss!r}")
@@ -70,16 +73,17 @@ class RelationNet(Learner):
     def tiny(cls, kind: str = "classification") -> RelationNet:
         if kind != "classification":
             raise UnsupportedError("RelationNet scores a query against classes: for regression use MAML")
-        return cls(MLP(8, hidden=(32,), out_features=16), hidden=32)
+        return cls(MLP(8, hidden=(32,), out_features=16))
 
 
-def make_relation(backbone: nn.Module, hidden: int) -> nn.Module:
+def make_relation(backbone: nn.Module, hidden: int | None = None) -> nn.Module:
     """g: from a class and a query, one behind the other, to a score `[n, 1]`."""
     shape = getattr(backbone, "out_shape", None)
     if shape is None or getattr(backbone, "flatten", False):
-        size = int(backbone.out_features)  # type: ignore[arg-type]
+        size, hidden = int(backbone.out_features), 64 if hidden is None else hidden  # type: ignore[arg-type]
         return nn.Sequential(nn.Linear(2 * size, hidden), nn.ReLU(), nn.Linear(hidden, 1))
     channels, height, width = shape
+    hidden = 8 if hidden is None else hidden
     blocks: list[nn.Module] = []
     for inputs in (2 * channels, channels):
         blocks += [
