@@ -72,8 +72,8 @@ class Trainer:
         optimizer: a name of `torch.optim` in lower case, a mapping `{"name": "sgd", "momentum": 0.9}`, a function of
             the parameters, or an optimizer.
         lr: its learning rate.
-        schedule: `"cosine"`, `"linear"` (down to zero), `"constant"`, `"step"`, a mapping with options, or a function of
-            optimizer and steps.
+        schedule: `"cosine"`, `"linear"` (down to zero), `"constant"`, `"step"`, a mapping with options, or a function
+            of optimizer and steps.
         warmup: steps over which the rate rises linearly.
         seed: of tasks and dropout. Initialisation is the learner's own.
         device: `"auto"`: the GPU where there is one.
