@@ -12,7 +12,7 @@ quickstart: .venv/runtime ## watch a model learn to learn: train, compare, adapt
 	@$(BIN)/kshot quickstart
 
 test: .venv/dev ## all tests, and the examples of docstrings, README and docs
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 check: .venv/dev ## style, types, layers, documentation
 	$(BIN)/ruff check -q

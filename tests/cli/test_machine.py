@@ -15,7 +15,10 @@ from cli_helpers import Kshot, real
 from kshot.cli import allocator, doctor
 from kshot.cli.app import app
 
-COMMANDS = ["train", "evaluate", "compare", "adapt", "predict", "report", "quickstart", "doctor", "init", "pipeline"]
+COMMANDS = [
+    *("train", "evaluate", "compare", "adapt", "predict", "report", "reproduce"),
+    *("quickstart", "doctor", "init", "pipeline"),
+]
 
 
 @pytest.mark.parametrize("command", [[c] for c in COMMANDS] + [["data", c] for c in ("list", "info", "get")])

@@ -15,7 +15,7 @@ from kshot.learners.relation import RelationNet
 @testing.parametrize(
     *all_learners().values(),
     lambda: kshot.MAML(models.MLP(8, hidden=(32,)), way=5, inner_lr=0.3, inner_steps=5, order=1),
-    lambda: kshot.ANIL(models.MLP(8, hidden=(32,)), way=5, inner_lr=0.3, inner_steps=5, order=1),
+    lambda: kshot.ANIL(models.MLP(8, hidden=(32,)), way=5, inner_lr=0.5, inner_steps=10, order=1),
     lambda: kshot.ProtoNet(models.MLP(8, hidden=(32,), out_features=16), scale=0.5, symmetric=True),
     lambda: MatchingNet(models.MLP(8, hidden=(32,), out_features=16), context_steps=2),
     lambda: RelationNet(models.MLP(8, hidden=(32,), out_features=16), hidden=32, loss="cross_entropy"),
@@ -57,6 +57,7 @@ class Normalised(models.Backbone):
     lambda: kshot.MAML(Normalised(), way=5, inner_lr=0.3, inner_steps=5, norm="support"),
     lambda: kshot.MAML(Normalised(), way=5, inner_lr=0.3, inner_steps=5, norm="batch"),
     lambda: kshot.ANIL(Normalised(), way=5, inner_lr=0.3),
+    lambda: kshot.MAML(Normalised(), way=5, inner_lr=0.3, inner_steps=2, learned_rates=True, step_norms=True),
 )
 def test_a_users_own(check):
     check()

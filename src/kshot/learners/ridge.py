@@ -61,7 +61,7 @@ class RidgeNet(Learner):
     @classmethod
     def tiny(cls, kind: str = "classification") -> RidgeNet:
         if kind == "regression":
-            return cls(MLP(1, hidden=(40, 40)), out_features=1, strength=0.1)
+            return cls(MLP(1, hidden=(40, 40)), out_features=1, strength=1.0)
         return cls(MLP(8, hidden=(32,), out_features=16), scale=5.0)
 
 
