@@ -67,7 +67,12 @@ def pytest_configure(config: pytest.Config) -> None:
         no_proxy="127.0.0.1,localhost",
     )
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(min(2, os.cpu_count() or 1))
+        # One thread for each of several workers (`-n 2`): two that share two cores are many times slower.
+        alone = os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1") == "1"
+        threads = min(2, os.cpu_count() or 1) if alone else 1
+        torch.set_num_threads(threads)
+        if not alone:
+            os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 
 
 @pytest.hookimpl(tryfirst=True)

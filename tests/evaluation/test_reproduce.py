@@ -47,7 +47,8 @@ def spec(tmp_path, monkeypatch):
 def test_a_committed_reproduction_can_be_built(name):
     """Its profiles are configurations, its rows are of settings that the learner can do."""
     spec = load(name)
-    assert spec.rows_of("cpu"), "nothing is measured in the cpu profile"
+    for profile in spec.profiles:
+        assert spec.rows_of(profile), f"nothing is measured in the {profile} profile"
     for profile in spec.profiles:
         config = spec.run_config(profile)
         assert config.training.seed == 0

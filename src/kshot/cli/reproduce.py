@@ -62,7 +62,8 @@ def command(
             return
         wanted = [name] if name is not None else []
         if everything:
-            wanted = [spec.name for spec, result in tables.entries(results, profile) if result is None]
+            found = tables.entries(results, profile)
+            wanted = [spec.name for spec, result in found if result is None and profile in spec.profiles]
         for one in wanted:
             context.meta[RESUME] = f"kshot reproduce {'--all' if everything else one} --profile {profile}"
             reproduce(

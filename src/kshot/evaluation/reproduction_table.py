@@ -15,14 +15,12 @@ HEAD = ("learner", "setting", "published", "ours", "goal", "training", "transduc
 def entries(
     results: str | Path, profile: str = "cpu", only: Iterable[str] | None = None
 ) -> list[tuple[Specification, Result | None]]:
-    """The committed reproductions with their kept results; None where there is none, or the configuration has changed
-    since."""
+    """The committed reproductions with their kept results; None where there is none, the configuration has changed
+    since, or the reproduction has no such profile."""
     found = []
     for name in names() if only is None else only:
         spec = load(name)
-        if profile not in spec.profiles:
-            continue
-        result = read_result(spec, profile, results)
+        result = read_result(spec, profile, results) if profile in spec.profiles else None
         if result is not None and result.digest != spec.digest(profile):
             result = None
         found.append((spec, result))
@@ -34,9 +32,11 @@ def rows(found: list[tuple[Specification, Result | None]], profile: str = "cpu")
     cells = []
     for spec, result in found:
         if result is None:
-            for row in spec.rows_of(profile):
+            there = profile in spec.profiles
+            for row in spec.rows_of(profile) if there else spec.rows:
                 published = "-" if row.published is None else f"{row.published:g}"
-                cells.append([spec.title, row.setting, published, "-", "", "", "", "not run"])
+                verdict = "not run" if there else f"not run: {' and '.join(spec.profiles)} profile only"
+                cells.append([spec.title, row.setting, published, "-", "", "", "", verdict])
             continue
         for one in result.outcomes:
             cells.append(
