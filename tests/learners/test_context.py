@@ -126,6 +126,13 @@ def test_snail_says_how_much_support_it_was_made_for():
 # ---------------------------------------------------------------- in context, neural processes
 
 
+def test_a_split_with_more_support_than_snail_was_made_for():
+    source = kshot.tasks.load("glyphs", way=5, shot=3, query=1)
+    learner = kshot.SNAIL(models.Conv4(1, channels=4), way=5, max_support=10, filters=4, sizes=((4, 4),) * 3)
+    with pytest.raises(UnsupportedError, match="at most 10 support examples, the tasks of train have 15"):
+        kshot.Trainer(learner, source, steps=1, progress=False).fit()
+
+
 def test_a_longer_prompt_than_in_training_is_read():
     torch.manual_seed(0)
     learner = kshot.InContextTransformer(models.MLP(8, hidden=(16,)), way=5, size=16, layers=2, heads=2)

@@ -134,7 +134,7 @@ def test_random_turns_turn_an_image_and_its_views_alike() -> None:
 
 def test_replace_and_subset(pool: Pool) -> None:
     split = UmtraTasks(pool, TRANSFORM, way=3, query=2, augment=ZEROED)
-    assert not split.labelled
+    assert not split.has_labels
     more = split.replace(way=20, augment="omniglot")
     assert isinstance(more, UmtraTasks)
     assert (more.way, more.query, more.options["augment"]) == (20, 2, "omniglot")
@@ -263,5 +263,5 @@ def test_omniglot_without_labels(real_data: Path) -> None:
     distance = torch.cdist(episodes.query.x[0].flatten(1), own)  # type: ignore[index]
     rank = (distance < distance.gather(1, episodes.query.y[0][:, None])).sum(1)
     assert float(rank.double().mean()) < 25, "by chance 29.5"
-    assert source.val.labelled
+    assert source.val.has_labels
     assert set(source.train.source.test.pool.names).isdisjoint(source.train.pool.names)  # type: ignore[union-attr]

@@ -49,7 +49,7 @@ out: {tmp_path / "run"}
     assert config.to_dict()["data"]["train"] == yaml.safe_load(UNLABELLED[labels])
     trainer = build_trainer(config, progress=False)
     assert trainer.source.train.options["labels"] == labels
-    assert not trainer.source.train.labelled
+    assert not trainer.source.train.has_labels
     first = trainer.fit()
     # What the run recorded makes the same tasks again, and it is taken up as any other.
     recorded = json.loads((tmp_path / "run" / "splits.json").read_text())["source"]

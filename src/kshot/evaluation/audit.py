@@ -304,7 +304,7 @@ def _alike(source: TaskSource, name: str, like: TaskSplit, notes: list[str]) -> 
             if key in like.options or key in split.options:
                 asked[key] = like.options.get(key, getattr(default, key))
         # How much better seen classes go than unseen ones is told by true classes, whatever the learner was trained on.
-        return split.replace(**asked) if split.labelled else split.replace(labels="given", **asked)
+        return split.replace(**asked) if split.has_labels else split.replace(labels="given", **asked)
     except KshotError as error:
         notes.append(f"{name} tasks left out, their classes do not allow such tasks ({error})")
         return None

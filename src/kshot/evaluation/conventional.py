@@ -81,7 +81,7 @@ def training_split(learner: Learner, source: TaskSource) -> TaskSplit:
     Of tasks that were made without labels, the classes that the data has all the same.
     """
     split, recorded = source.train, set(recorded_classes(learner).get("train", ()))
-    if not split.labelled:
+    if not split.has_labels:
         split = split.replace(labels="given", way=2, shot=1, query=1)
     if split.pool is None or not recorded:
         return split
@@ -112,7 +112,7 @@ def conventional_network(
         notes.append(
             f"the learner's training budget is not recorded; the baselines' network was trained on {budget:,} examples"
         )
-    if not source.train.labelled:
+    if not source.train.has_labels:
         notes.append("the learner was trained without labels; the baselines' network was trained with them")
     train, device = training_split(learner, source), device_of(learner)
     with seeded(seed):

@@ -201,7 +201,7 @@ def evaluate(
         metric=METRICS[split.kind],
         scores=torch.cat(values),
         class_ids=torch.cat(ids),
-        class_names=split.pool.names if split.pool is not None and split.labelled else (),
+        class_names=split.pool.names if split.pool is not None and split.has_labels else (),
         transductive=learner.transductive,
         calibration=_calibration(confident),
         settings=settings(split, seed=seed, options=options, mode=chosen) | {"tasks_count": tasks},

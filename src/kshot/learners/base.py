@@ -52,6 +52,7 @@ class Learner(CapturedModule):
         modes: engine modes that its hooks can run in.
         native: whether its hooks take whole meta-batches (any leading dimensions) as they are.
         support_order_matters: whether the order of the support examples may change the prediction.
+        max_support: the longest support that it takes; None: any.
         toy_steps, toy_accuracy: outer steps that its `tiny` instances take on the conformance suite's toys, and the
             accuracy that they reach there. A learner that has to find its algorithm from nothing takes more steps; one
             that states less accuracy has a reason for it written beside.
@@ -66,6 +67,7 @@ class Learner(CapturedModule):
     modes: tuple[str, ...] = ("loop", "vmap", "compile")
     native: bool = False
     support_order_matters: bool = False
+    max_support: int | None = None
     toy_steps: int = 250
     toy_accuracy: float = 0.85
     sequential: bool = False

@@ -51,7 +51,8 @@ class SNAIL(Learner):
         super().__init__()
         if max_support < 1:
             raise UnsupportedError(f"expected a max_support of at least 1 example, got {max_support}")
-        self.backbone, self._way, self.max_support = backbone, way, max_support
+        self.backbone, self._way = backbone, way
+        self.max_support: int = max_support
         self.outputs = "values" if way is None else "logits"
         labels = out_features if way is None else way
         size = int(backbone.out_features) + labels  # type: ignore[arg-type]

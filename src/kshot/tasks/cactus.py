@@ -125,7 +125,7 @@ class CactusTasks(PoolTasks):
         ArtifactError: at the first task: no learner in the folder.
     """
 
-    labelled = False
+    has_labels = False
 
     def __init__(
         self,

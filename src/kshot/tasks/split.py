@@ -41,11 +41,11 @@ class TaskSplit(ABC):
         support_size, query_size: example slots of an episode, padding included.
         pool: the examples that tasks are made of; None where they are generated.
         options: what the split was asked for, JSON-able; `replace` takes the same names.
-        labelled: whether tasks are made by the pool's classes; false where they are made without looking at them.
+        has_labels: whether tasks are made by the pool's classes; false where they are made without looking at them.
     """
 
     kind: Kind
-    labelled: bool = True
+    has_labels: bool = True
     way: int
     shot: int
     query: int

@@ -53,7 +53,7 @@ class UmtraTasks(PoolTasks):
         ConfigError: a way, shot or query that is no such number, or an unknown augmentation.
     """
 
-    labelled = False
+    has_labels = False
 
     def __init__(
         self,

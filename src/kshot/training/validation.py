@@ -85,6 +85,12 @@ def check_fits(learner: Learner, split: TaskSplit, shape: tuple[int, ...] | None
             f"this {name} has a head of {learner.way} classes, but the tasks of {split.name} have up to {split.way}: "
             f"make it with way={split.way}, or the tasks smaller ({split.name}=dict(way={learner.way}))"
         )
+    if learner.max_support is not None and split.support_size > learner.max_support:
+        raise UnsupportedError(
+            f"this {name} was made for at most {learner.max_support} support examples, the tasks of {split.name} have "
+            f"{split.support_size}: make it with max_support={split.support_size}, or the tasks smaller; ProtoNet and "
+            "InContextTransformer have no such limit"
+        )
     own = learner.input_shape
     if own is not None and shape is not None and tuple(own) != tuple(shape):
         raise UnsupportedError(
