@@ -67,9 +67,10 @@ def shortfalls(found: list[tuple[Specification, Result | None]]) -> list[str]:
 
 def markdown(found: list[tuple[Specification, Result | None]], profile: str = "cpu") -> str:
     """The table for the docs."""
-    lines = ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
+    lines = ["| " + " | ".join(HEAD).rstrip() + " |", "|" + "---|" * len(HEAD)]
     lines += ["| " + " | ".join(row) + " |" for row in rows(found, profile)]
-    return "\n".join([*lines, "", *(f"- {line}." for line in shortfalls(found))]) + "\n"
+    why = [f"- {line}." for line in shortfalls(found)]
+    return "\n".join([*lines, *(["", "What falls short, and why:", "", *why] if why else [])]) + "\n"
 
 
 def to_dict(found: list[tuple[Specification, Result | None]]) -> list[dict[str, Any]]:
