@@ -13,8 +13,9 @@ INTRODUCTION = """\
 
 Every number below comes from `kshot reproduce NAME`, from a configuration in `src/kshot/reproductions`, and is kept in
 `reproductions/` with the digest of that configuration, the commit, the machine and the log of its training.
-[How it is run](howto/reproduce.md), and what counts as reached. Accuracies, gains and wrong bits are in percent with the
-95 % interval over tasks; errors of regression are squared ones. *Transductive*: a prediction depends on the other queries.
+[How it is run](howto/reproduce.md), and what counts as reached. Accuracies, gains and wrong bits are in percent with
+the 95 % interval over tasks; errors of regression are squared ones. *Transductive*: a prediction depends on the other
+queries.
 
 """
 
