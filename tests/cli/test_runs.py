@@ -104,6 +104,15 @@ def test_evaluate_on_the_own_test_classes(kshot: Kshot, trained: Path) -> None:
     assert not kept.with_name("evaluation-images-2way-1shot-3.json").exists(), "the same again is the same"
 
 
+def test_accuracy_by_instance(kshot: Kshot, images: Path, trained: Path) -> None:
+    kshot("train", "--data", images, *TINY, *QUICK, "--learner", "lstmlearner", "--steps", 2, "--out", "lstm")
+    asked = ("--tasks", 5, "--shot", 2, "--no-baselines", "--instances")
+    result = kshot("evaluate", "lstm", *asked)
+    assert "Accuracy at a class's example, before its label is seen:" in result.stdout
+    assert len(json.loads(kshot("evaluate", "lstm", *asked, "--json").stdout)["by_instance"]) == 2
+    assert "ProtoNet answers after its support" in kshot("evaluate", trained / "run", *asked, code=1).stderr
+
+
 def test_evaluate_on_other_data(kshot: Kshot, trained: Path, tmp_path: Path) -> None:
     other = write_images(tmp_path / "other", [f"new{c}" for c in range(4)], 6, seed=5)
     found = json.loads(

@@ -10,8 +10,8 @@ import torch
 import kshot
 from kshot import tasks
 from kshot.errors import ConfigError, KshotError, UnsupportedError
+from kshot.evaluation import by_instance
 from kshot.evaluation import reproduction_table as tables
-from kshot.evaluation.measures import by_instance
 from kshot.evaluation.reproduction import read_result, reproduce
 from kshot.evaluation.reproduction_spec import Row, load, names, parse
 from kshot.training.config import build_source, resolve

@@ -40,6 +40,14 @@ def command(
         int | None, typer.Option(min=0, help="Inner-loop steps, of a learner that takes any.", show_default=False)
     ] = None,
     stress: Annotated[bool, typer.Option("--stress", help="Also label noise, corruption, imbalance.")] = False,
+    instances: Annotated[
+        bool,
+        typer.Option(
+            "--instances",
+            help="Also the accuracy at a class's 1st, 2nd, ... example, each asked before its label is seen, of a "
+            "learner that reads its support (MANN, LSTMLearner).",
+        ),
+    ] = False,
     runs: Annotated[
         list[str] | None, typer.Option(help="With --stress: runs with other seeds, for the spread.")
     ] = None,
@@ -64,8 +72,10 @@ def command(
     with output.alone(), progress() as report:
         from kshot.artifacts import from_pretrained
         from kshot.cli.splits import unseen_tasks
-        from kshot.evaluation import evaluate, recommend, unseen_split
+        from kshot.evaluation import by_instance, evaluate, recommend, unseen_split
         from kshot.evaluation import stress as run_stress
+        from kshot.evaluation.text import show
+        from kshot.metrics import interval
 
         learner = from_pretrained(run)
         where = place(device)
@@ -85,6 +95,12 @@ def command(
         if found.baselines:
             output.say(recommend(list(found.baselines.values()), found.metric))
         result = found.to_dict()
+        if instances:
+            each = by_instance(learner, split, tasks, seed=seed).T
+            found_at = [interval(values) for values in each]
+            output.say("\nAccuracy at a class's example, before its label is seen:")
+            output.table(["example", "accuracy %"], [[i, show(one, "accuracy")] for i, one in enumerate(found_at, 1)])
+            result["by_instance"] = [one.to_dict() for one in found_at]
         if stress:
             tested, _ = unseen_split(learner, split, allow_seen=allow_seen)
             tried = run_stress(learner, tested, tasks=min(tasks, 200), seed=seed, runs=runs or (), progress=report)
@@ -126,7 +142,13 @@ def _asked(text: str) -> Any:
         return None
     if not isinstance(result, dict):
         return None
-    return result.get("settings"), result.get("n"), sorted(result.get("baselines", ())), "stress" in result
+    return (
+        result.get("settings"),
+        result.get("n"),
+        sorted(result.get("baselines", ())),
+        "stress" in result,
+        "by_instance" in result,
+    )
 
 
 def place(device: str | None) -> str | None:

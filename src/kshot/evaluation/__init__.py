@@ -13,6 +13,7 @@ from kshot.evaluation.conventional import Conventional, conventional_network
 from kshot.evaluation.curves import Curve, shots_curve, steps_curve
 from kshot.evaluation.distribution import Distribution, distribution
 from kshot.evaluation.evaluate import Evaluation, evaluate
+from kshot.evaluation.instances import by_instance
 from kshot.evaluation.report import Report, full_report, write_report
 from kshot.evaluation.scaling import Scaling, scale
 from kshot.evaluation.scores import Scores, iter_scores, score_tasks
@@ -40,6 +41,7 @@ __all__ = [
     "Stress",
     "Value",
     "audit",
+    "by_instance",
     "compare",
     "conventional_network",
     "distribution",

@@ -5,18 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from kshot import engine
 from kshot.errors import UnsupportedError
 from kshot.evaluation.evaluate import check_options
-from kshot.evaluation.scores import device_of, score_tasks
+from kshot.evaluation.instances import by_instance
+from kshot.evaluation.scores import score_tasks
 from kshot.evaluation.unseen import unseen_split
-from kshot.functional import mask_logits
-from kshot.learners.base import Learner, evaluating
+from kshot.learners.base import Learner
 from kshot.learners.gradient import GradientLearner
-from kshot.learners.recurrent import RecurrentLearner
 from kshot.metrics import Interval, interval, paired_difference
 from kshot.tasks.source import TaskSource
 from kshot.tasks.split import TaskSplit
@@ -73,7 +70,7 @@ def measure(learner: Learner, source: TaskSource, row: Row, tasks: int, other: L
         learner = learner.with_norm(row.norm)
     metric = _METRICS.get(learner.outputs, "mse")
     if row.measure == "instance":
-        return Measured(interval(by_instance(learner, split, tasks)[:, row.instance - 1]), metric, False)
+        return Measured(interval(by_instance(learner, split, tasks, seed=SEED)[:, row.instance - 1]), metric, False)
     values = scores(learner, split, tasks, row.options)
     if row.measure == "score":
         return Measured(interval(values), metric, learner.transductive)
@@ -90,37 +87,3 @@ def scores(learner: Learner, split: TaskSplit, tasks: int, options: dict[str, An
     """The scores of unseen tasks, float64 `[tasks]`."""
     split, _ = unseen_split(learner, split)
     return score_tasks(learner, split, tasks, seed=SEED, options=check_options(learner, options))
-
-
-def by_instance(learner: Learner, split: TaskSplit, tasks: int) -> Tensor:
-    """The accuracy at the first, second, ... example of a class in the support, each asked before its label is seen.
-
-    Santoro et al. 2016, sec. 4.2, table 1: the support set is the paper's episode.
-
-    Returns:
-        float64 `[tasks, shot]`.
-
-    Raises:
-        UnsupportedError: the learner does not answer while it reads.
-    """
-    if not isinstance(learner, RecurrentLearner) or learner.outputs != "logits":
-        raise UnsupportedError(
-            f"{type(learner).__name__} answers after its support, not within it: accuracy by instance is of learners "
-            "that read it example by example (MANN, LSTMLearner)"
-        )
-    split, _ = unseen_split(learner, split)
-    found = []
-    with torch.no_grad(), evaluating(learner):
-        for first in range(0, tasks, 100):
-            episodes = split.sample(min(100, tasks - first), seed=SEED, first=first, device=device_of(learner))
-            support = engine.with_features(learner, episodes.widen(learner.way)).support  # type: ignore[arg-type]
-            right = mask_logits(learner.online(support), support.classes).argmax(-1) == support.y
-            # The how-manieth of its class an example is: those of its class up to it.
-            same = (support.y.unsqueeze(-1) == support.y.unsqueeze(-2)) & support.mask.unsqueeze(-2)
-            number = same.tril().sum(-1)
-            each = []
-            for instance in range(1, split.shot + 1):
-                these = (number == instance) & support.mask
-                each.append((right & these).sum(-1).double() / these.sum(-1).clamp(min=1))
-            found.append(torch.stack(each, -1).cpu())
-    return torch.cat(found)
