@@ -206,7 +206,7 @@ def trained(
 
 def run_folder(spec: Specification, profile: str, seed: int | None, out: str | Path) -> Path:
     """Where a reproduction trains: another configuration, another folder."""
-    return Path(out) / f"{spec.name}-{profile}-{spec.digest(profile, seed)}"
+    return Path(out) / f"{spec.name}-{profile}-{spec.digest(profile, seed, rows=False)}"
 
 
 def result_stem(spec: Specification, profile: str, seed: int | None) -> str:

@@ -125,10 +125,12 @@ class Specification(Section):
     def rows_of(self, profile: str) -> list[Row]:
         return [row for row in self.rows if profile in row.profiles]
 
-    def digest(self, profile: str, seed: int | None = None) -> str:
-        """Of what decides the run: another digest is another run."""
-        content = json.dumps(self.run_config(profile, seed).to_dict(), sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()[:12]
+    def digest(self, profile: str, seed: int | None = None, *, rows: bool = True) -> str:
+        """Of what decides the result: the run and what is measured; without `rows`, of the run alone."""
+        content: list[Any] = [self.run_config(profile, seed).to_dict()]
+        if rows:
+            content += [row.model_dump(exclude={"reason"}) for row in self.rows_of(profile)]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def names() -> list[str]:
