@@ -99,7 +99,11 @@ def test_conjugate_gradients_solve_and_stop_at_negative_curvature():
     found = conjugate_gradients(lambda v: {"x": matrix @ v["x"]}, b, 5)
     torch.testing.assert_close(found["x"], torch.linalg.solve(matrix, b["x"]))
     found = conjugate_gradients(lambda v: {"x": -matrix @ v["x"]}, b, 5)
-    assert not found["x"].any()
+    torch.testing.assert_close(found["x"], b["x"])  # the gradient itself, where there is nothing better
+    turned = torch.diag(torch.tensor([3.0, -1.0], dtype=torch.float64))
+    found = conjugate_gradients(lambda v: {"x": turned @ v["x"]}, {"x": torch.tensor([1.0, 0.1]).double()}, 5)
+    assert torch.isfinite(found["x"]).all()
+    assert float(found["x"] @ torch.tensor([1.0, 0.1]).double()) > 0
 
 
 @pytest.mark.parametrize(
@@ -267,6 +271,7 @@ def test_cnaps_makes_a_network_for_the_task_and_a_head_for_any_number_of_classes
             "no norm layers: build the backbone with norm='batch'",
         ),
         (lambda: kshot.MAML(models.MLP(8), way=5, multi_step=-1), "outer steps of at least 0, got -1 and 0"),
+        (lambda: kshot.MetaLSTM(models.MLP(8), way=5, inner_lr=1.0), "an input gate, between 0 and 1, got 1.0"),
         (lambda: kshot.CNAPs(models.MLP(8), norm="layer"), "expected norm 'support' or 'batch', got 'layer'"),
         (lambda: kshot.CNAPs(models.MLP(8, hidden=())), "neither norm layers nor biases"),
     ],

@@ -32,6 +32,7 @@ class FineTuning(ConventionalLearner):
         layers: what is trained on the support, "all" or the "head".
         steps: of Adam. `adapt(support, steps=...)` overrides it.
         lr: its learning rate. `adapt(support, lr=...)` overrides it.
+        cosine: the classifier of the training classes compares directions alone.
 
     Raises:
         UnsupportedError: other layers, or fewer than 0 steps.
@@ -78,7 +79,7 @@ class FineTuning(ConventionalLearner):
 
     def first_head(self, support: Examples) -> Weights:
         """The head that training on the support begins with."""
-        scale = self.mean.running_var.sum().clamp(min=1e-12).sqrt()
+        scale = self.mean.variance.sum().clamp(min=1e-12).sqrt()
         head = logistic_regression(support.replace_x(first_tensor(support.x) / scale), l2=0.01)
         return {"weight": head["weight"] / scale, "bias": head["bias"]}
 

@@ -67,14 +67,16 @@ class IMAML(GradientLearner):
         return {name: p.detach() for name, p in super().start().items()}
 
     def objective(self, support: Examples, query: Examples) -> Tensor:
-        adapted = self.adapt(support)
-        phi: Weights = {name: p.detach() for name, p in adapted["parameters"].items()}
+        steps = self.steps_of(None)
+        reached = self.adapt(support)["parameters"]
+        phi: Weights = {name: p.detach() for name, p in reached.items()}
 
         def support_loss(weights: Weights) -> Tensor:
             return self.inner_loss(0, weights, support)
 
         def query_loss(weights: Weights) -> Tensor:
-            return self.loss(self.predict_with_mask({**adapted, "parameters": weights}, query), query)
+            # The support's statistics are functions of the weights, too.
+            return self.loss(self.predict_with_mask(self.adapted(weights, support, steps), query), query)
 
         gradient, value = torch.func.grad_and_value(query_loss)(phi)
 
@@ -97,17 +99,20 @@ def conjugate_gradients(product: Any, b: Weights, steps: int) -> Weights:
     """An approximate solution x of A x = b, A symmetric, given as v -> A v.
 
     `steps` of the method of Hestenes and Stiefel (1952) from x = 0. Where A is not positive definite after all (along a
-    direction of negative curvature) it stays where it is, as truncated Newton methods do (Steihaug 1983). A number of
-    steps that is fixed, so that it runs under `vmap`.
+    direction of negative curvature) it stays where it is, and takes b itself where that is the first direction, as the
+    truncated Newton method of Dembo and Steihaug (1983) does. The number of steps is fixed, so that it runs under
+    `vmap`.
     """
     x = {name: torch.zeros_like(t) for name, t in b.items()}
     r, d, rr = b, b, _dot(b, b)
     tiny = torch.finfo(rr.dtype).tiny
     going = torch.ones_like(rr)
-    for _ in range(steps):
+    for number in range(steps):
         q = product(d)
         curvature = _dot(d, q)
         going = going * (curvature > tiny)
+        if number == 0:
+            x = {name: (1 - going) * t for name, t in b.items()}
         step = going * rr / curvature.clamp(min=tiny)
         x = {name: x[name] + step * d[name] for name in x}
         r = {name: r[name] - step * q[name] for name in r}

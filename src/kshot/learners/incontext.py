@@ -18,9 +18,9 @@ class InContextTransformer(Learner):
     """Support examples with their labels attend to each other, queries to them: no gradient at adaptation.
 
     Tokens are f(x_i) + g(y_i) and, for a query, f(x); in every layer (of one set of weights for both) the support's
-    tokens attend to all of the support, a query to the support alone, so that queries never meet (the attention mask of
-    prior-data fitted networks: Mueller, Hollmann, Pineda Arango, Grabocka, Hutter 2022, sec. 4). Without positions: the
-    order of the support does not matter, and it may be longer than in training.
+    tokens attend to all of the support, a query to the support alone, so that queries never meet (as in prior-data
+    fitted networks: Mueller, Hollmann, Pineda Arango, Grabocka, Hutter 2022, sec. 4, where a query attends to itself,
+    too). Without positions: the order of the support does not matter, and it may be longer than in training.
 
     Args:
         backbone: features of an example, `[n, *shape] -> [n, d]`.

@@ -41,7 +41,7 @@ class LinearProbe(ConventionalLearner):
         return self._standardised(x) @ adapted["weight"] + adapted["bias"]
 
     def _standardised(self, z: Tensor) -> Tensor:
-        return (z - self.mean.running_mean) / self.mean.running_var.sum().clamp(min=1e-12).sqrt()
+        return (z - self.mean.mean) / self.mean.variance.sum().clamp(min=1e-12).sqrt()
 
     @classmethod
     def tiny(cls, kind: str = "classification") -> LinearProbe:

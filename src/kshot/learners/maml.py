@@ -36,7 +36,8 @@ class MAML(GradientLearner):
             `"batch"`, from the queries themselves (transductive, as in the original code). Of no effect on other
             layers. Either way they are those of the weights of that very step, never shared among the steps.
         learned_rates: MAML++: learns an alpha for each layer and step. Steps beyond `inner_steps` take the last one's.
-        step_norms: MAML++: norm layers have a scale and a shift for each step, learned by the outer loop alone.
+        step_norms: MAML++: norm layers have a scale and a shift for each step, and for the predictions after the last
+            one, learned by the outer loop alone.
         multi_step: MAML++: for so many outer steps the loss after every inner step counts, each less and less but the
             last.
         first_order_until: MAML++: so many outer steps of order 1 come first (derivative-order annealing).
@@ -80,9 +81,9 @@ class MAML(GradientLearner):
 
     @classmethod
     def plus_plus(cls, backbone: nn.Module, way: int | None = None, **options: Any) -> MAML:
-        """MAML with every switch of MAML++ on, five inner steps of 0.1 to begin with; `options` of the constructor
-        come before that."""
-        switches = {"learned_rates": True, "step_norms": True, "multi_step": 5000, "first_order_until": 2500}
+        """MAML with the switches of MAML++ on, five inner steps of 0.1 to begin with; `options` of the constructor
+        come before that. Its cosine annealing of the outer rate is the Trainer's default schedule."""
+        switches = {"learned_rates": True, "step_norms": True, "multi_step": 5000, "first_order_until": 25000}
         return cls(backbone, way, **{"inner_lr": 0.1, "inner_steps": 5, **switches, **options})
 
     def begin_step(self, step: int) -> None:

@@ -70,11 +70,10 @@ class MatchingNet(Learner):
 
     def _in_context(self, x: Tensor, support: Tensor, mask: Tensor) -> Tensor:
         h, c = x, torch.zeros_like(x)
-        read = torch.zeros_like(x)
         for _ in range(self.context_steps):
+            read = self._attention(h @ support.transpose(-1, -2), mask) @ support
             h, c = self.attending(x, (h, c), read)
             h = h + x
-            read = self._attention(h @ support.transpose(-1, -2), mask) @ support
         return h
 
     @staticmethod

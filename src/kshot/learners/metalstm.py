@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kshot.engine.inner import Step, Weights
+from kshot.errors import UnsupportedError
 from kshot.learners.gradient import GradientLearner
 from kshot.models import MLP
 from kshot.models.recurrent import LSTMCell
@@ -19,11 +20,11 @@ class MetaLSTM(GradientLearner):
     c_t = f_t o c_{t-1} + i_t o (-grad L_t) (eq. 2), with the gates
 
     i_t = sigmoid(W_I [h_t, theta_{t-1}, i_{t-1}] + b_I) and
-    f_t = sigmoid(W_F [h_t, theta_{t-1}, f_{t-1}] + b_F) (sec. 3.1),
+    f_t = sigmoid(W_F [h_t, theta_{t-1}, f_{t-1}] + b_F),
 
-    h_t the hidden state of an ordinary LSTM that reads the gradient and the loss, both preprocessed (appendix A).
-    Every weight has states of its own, and all weights share the LSTMs (sec. 3.2). c_0, the initialisation, is learned
-    with the rest (sec. 3.1).
+    h_t the hidden state of an ordinary LSTM that reads the gradient and the loss, both preprocessed (appendix A): the
+    two layers of the experiments. Every weight has states of its own, and all weights share the LSTMs (parameter
+    sharing). c_0, the initialisation, is learned with the rest.
 
     Args:
         backbone: the network, `[n, *shape] -> [n, d]`.
@@ -34,6 +35,9 @@ class MetaLSTM(GradientLearner):
         test_steps: inner steps in eval mode; `inner_steps` by default. `adapt(support, steps=...)` overrides both.
         hidden: size of the ordinary LSTM.
         norm: as for `MAML`.
+
+    Raises:
+        UnsupportedError: an `inner_lr` that no gate can have.
     """
 
     def __init__(
@@ -48,13 +52,15 @@ class MetaLSTM(GradientLearner):
         norm: Literal["support", "batch"] = "support",
     ) -> None:
         super().__init__(backbone, way, inner_steps, order, test_steps, norm)
+        if not 0 < inner_lr < 1:
+            raise UnsupportedError(f"expected inner_lr, which is an input gate, between 0 and 1, got {inner_lr!r}")
         self.reading = LSTMCell(4, hidden)
         self.gates = nn.Linear(hidden, 2)
         # What each gate sees besides h: the weight, and the gate's own last value.
         self.seen = nn.Parameter(torch.zeros(2, 2))
         with torch.no_grad():
             self.gates.weight.mul_(0.01)
-            # Begins as gradient descent: a small step, nothing forgotten (sec. 3.2).
+            # Begins nearly as gradient descent: a small step, and a forget gate of 0.993.
             self.gates.bias.copy_(torch.stack([torch.logit(torch.tensor(float(inner_lr))), torch.tensor(5.0)]))
 
     def update(self, step: Step, weights: Weights, state: Any) -> tuple[Weights, Any]:

@@ -18,7 +18,8 @@ class RelationNet(Learner):
     """Learns how to compare: a second network scores how well a query and a class go together.
 
     r = g(concat(sum over the class's examples of f(x_i), f(x))) (eq. 1), in [0, 1], by the squared error to 1 for the
-    query's own class and to 0 for the others (eq. 2).
+    query's own class and to 0 for the others (eq. 2). Here it is the mean over a class's examples in place of their
+    sum, so that a class of five and one of two are of one size; with one shot they are the same.
 
     Where the backbone keeps its maps (`Conv4(flatten=False)`, `[n, c, h, w]`), g is the paper's: two blocks of 3x3
     convolution, norm, ReLU and pooling, then two linear layers; on feature vectors it is two linear layers. Its norm is
@@ -50,7 +51,6 @@ class RelationNet(Learner):
         z = first_tensor(support.x)
         labels = one_hot(support, z.dtype)
         sums = (labels.T @ z.flatten(1)).view(support.way, *z.shape[1:])
-        # Of the shots, the mean instead of the sum: a class of five and one of two are then of one size.
         return {"classes": sums / labels.sum(0).clamp(min=1).view(-1, *[1] * (z.ndim - 1))}
 
     def predict(self, adapted: dict[str, Tensor], x: Tensor) -> Tensor:

@@ -108,23 +108,55 @@ class TaskBatchNorm(nn.Module):
         return f"{self.features}, momentum={self.momentum}, eps={self.eps}"
 
 
-class FeatureMean(TaskBatchNorm):
-    """Lets features through as they are, and keeps their running mean and variance in `running_mean`, `running_var`.
+class FeatureMean(nn.Module):
+    """Lets features through as they are, and keeps a running mean and variance of those that it sees in training.
 
-    It holds no parameters.
+    They are means over the examples of the last outer steps, some `1 / momentum` of them (of all, while there were
+    fewer): features change while the network is trained.
+
+    Args:
+        features: entries of a feature vector.
+        momentum: weight of the newest step.
     """
 
-    def __init__(self, features: int, momentum: float = 0.01) -> None:
-        super().__init__(features, momentum)
-        del self.weight, self.bias
+    mean: Tensor
+    variance: Tensor
+    steps: Tensor
+    pending: Tensor
+    pending_count: Tensor
 
-    def forward(self, x: Tensor, statistics: Statistics | None = None) -> Tensor:
+    def __init__(self, features: int, momentum: float = 0.01) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("variance", torch.ones(features))
+        self.register_buffer("steps", torch.zeros(()))
+        # Sums of the features and of their squares since the last outer step.
+        self.register_buffer("pending", torch.zeros(2, features), persistent=False)
+        self.register_buffer("pending_count", torch.zeros(()), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: `[n, features]`."""
         if self.training:
             with torch.no_grad():
-                self.pending_mean += x.mean(0)
-                self.pending_var += x.var(0) if len(x) > 1 else torch.ones_like(self.pending_var)
-                self.pending_tasks += 1
+                self.pending += torch.stack([x.sum(0), x.square().sum(0)])
+                self.pending_count += len(x)
         return x
+
+    def commit(self) -> None:
+        """Takes what was seen since the last outer step into the running mean and variance."""
+        if self.pending_count:
+            mean, square = self.pending / self.pending_count
+            self.steps += 1
+            weight = max(self.momentum, 1 / float(self.steps))
+            self.mean.lerp_(mean, weight)
+            self.variance.lerp_((square - mean.square()).clamp(min=0), weight)
+        self.forget()
+
+    def forget(self) -> None:
+        """Drops what was seen since the last outer step."""
+        self.pending.zero_()
+        self.pending_count.zero_()
 
 
 def masked_moments(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -201,6 +233,9 @@ def commit(module: nn.Module) -> None:
         if tasks:
             layer.running_mean.lerp_(layer.pending_mean / tasks, layer.momentum)
             layer.running_var.lerp_(layer.pending_var / tasks, layer.momentum)
+    for child in module.modules():
+        if isinstance(child, FeatureMean):
+            child.commit()
     forget(module)
 
 
@@ -209,3 +244,6 @@ def forget(module: nn.Module) -> None:
     for _, layer in batch_norms(module):
         for pending in (layer.pending_mean, layer.pending_var, layer.pending_tasks):
             pending.zero_()
+    for child in module.modules():
+        if isinstance(child, FeatureMean):
+            child.forget()

@@ -149,8 +149,8 @@ def check_implicit(learner: Learner, episodes: Episodes) -> None:
             loss: Tensor = copied.inner_loss(0, tree(flat), task.support)
             return loss
 
-        def outer(flat: Tensor, task: Episodes = task, adapted: Any = adapted) -> Tensor:
-            output = copied.predict_with_mask({**adapted, "parameters": tree(flat)}, task.query)
+        def outer(flat: Tensor, task: Episodes = task) -> Tensor:
+            output = copied.predict_with_mask(copied.adapted(tree(flat), task.support, 1), task.query)
             loss: Tensor = copied.loss(output, task.query)
             return loss
 
