@@ -7,7 +7,7 @@ import datetime
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from kshot.tasks.source import TaskSource
 from kshot.training.config import build_learner, build_source, build_trainer
 from kshot.training.environment import environment
 from kshot.training.schema import RunConfig
+from kshot.training.step import resolve_device
 
 Say = Callable[[str], None]
 
@@ -65,7 +66,7 @@ class Result:
         name, title, paper, profile, digest, seed: what was run.
         outcomes: its rows.
         training: seconds, steps, meta_batch, best_step, examples; parameters of the learner; engine mode.
-        paper_budget: what the paper trained for.
+        paper_budget, differs: what the paper trained for, and what else is not as there.
         environment: versions, machine, commit.
         date: when it was finished.
         log: file of the training's metrics, beside the result.
@@ -80,10 +81,10 @@ class Result:
     outcomes: list[Outcome]
     training: dict[str, Any]
     paper_budget: str
+    differs: str
     environment: dict[str, Any]
     date: str
     log: str = ""
-    extra: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -148,6 +149,7 @@ def reproduce(
         outcomes=outcomes,
         training=training,
         paper_budget=spec.paper_budget,
+        differs=spec.differs,
         environment={k: v for k, v in environment(device_of(learner)).items() if k != "command"},
         date=datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
     )
@@ -186,7 +188,8 @@ def trained(
     done = folder / "training.json"
     if done.is_file():
         say(f"{spec.name}: trained already, in {folder}")
-        return from_pretrained(folder), source, json.loads(done.read_text(encoding="utf-8"))
+        learner = from_pretrained(folder).to(resolve_device(device))
+        return learner, source, json.loads(done.read_text(encoding="utf-8"))
     say(f"{spec.name}: {config.training.steps} steps, in {folder}")
     learner = build_learner(config, source)
     result = build_trainer(config, learner, source, out=str(folder), resume=True, device=device).fit()
@@ -237,7 +240,9 @@ def judge(
     reached: bool | None = None
     sign = -1 if found.lower_is_better else 1
     goal = ""
-    if row.above_untrained is not None and untrained is not None:
+    if not row.judged:
+        pass
+    elif row.above_untrained is not None and untrained is not None:
         goal = f"{row.above_untrained:g} points above untrained ({untrained.percent[0]:.1f})"
         reached = sign * (ours - untrained.percent[0]) >= row.above_untrained
     elif row.within is not None and row.published is not None:
@@ -251,7 +256,7 @@ def judge(
         goal = f"at most {row.at_most:g}"
         reached = ours <= row.at_most
     elif row.published is not None:
-        goal = "within both intervals"
+        goal = "published, within both intervals" if row.interval is not None else "published, within our interval"
         reached = sign * (ours - row.published) >= -((row.interval or 0.0) + half)
     reason = ""
     if reached is False:

@@ -52,9 +52,12 @@ class Row(Section):
         measure: `"score"`; `"instance"`, the accuracy at a class's `instance`-th example, before its label is seen;
             `"unlabelled"`, how much the unlabelled examples of the support help; `"against"`, how much better than
             another reproduction's learner, `against`, on the same tasks.
+        metric: `"score"`: accuracy, squared error or wrong bits; `"nll"`: the negative log-likelihood of the targets,
+            of a learner that predicts mean and variance.
         within, at_least, at_most, above_untrained: what counts as reached: so many points below the published number,
             a number, or so many points above the same learner untrained. Without any of them: the published number,
-            within its interval and ours.
+            within its interval (where one is printed) and ours.
+        judged: false where nothing is to be reached: a baseline's number, another setting's.
         profiles: in which ones it is measured.
         reason: why it falls short, where that is known to be more than the budget.
     """
@@ -69,6 +72,8 @@ class Row(Section):
     measure: Literal["score", "instance", "unlabelled", "against"] = "score"
     instance: int = 1
     against: str | None = None
+    metric: Literal["score", "nll"] = "score"
+    judged: bool = True
     within: float | None = None
     at_least: float | None = None
     at_most: float | None = None
@@ -85,6 +90,7 @@ class Specification(Section):
         title: the learner, as the table calls it.
         paper: where the published numbers are printed.
         paper_budget: what the paper trained for.
+        differs: what is not as in the paper, beside the budget.
         config: a run's configuration, or the name of one that ships with kshot.
         profiles: of each budget, the keys of the configuration that it changes, `training.steps` say.
         rows: the numbers.
@@ -95,6 +101,7 @@ class Specification(Section):
     title: str
     paper: str
     paper_budget: str = ""
+    differs: str = ""
     config: Annotated[dict[str, Any], BeforeValidator(_shipped)]
     profiles: dict[Profile, Options]
     rows: list[Row]
@@ -128,8 +135,11 @@ class Specification(Section):
     def digest(self, profile: str, seed: int | None = None, *, rows: bool = True) -> str:
         """Of what decides the result: the run and what is measured; without `rows`, of the run alone."""
         content: list[Any] = [self.run_config(profile, seed).to_dict()]
+        others = list(self.uses.values())
         if rows:
             content += [row.model_dump(exclude={"reason"}) for row in self.rows_of(profile)]
+            others += [row.against for row in self.rows_of(profile) if row.against is not None]
+        content += [load(other).digest(profile, seed, rows=False) for other in others]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 

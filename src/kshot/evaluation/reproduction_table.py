@@ -65,12 +65,19 @@ def shortfalls(found: list[tuple[Specification, Result | None]]) -> list[str]:
     ]
 
 
+def differences(found: list[tuple[Specification, Result | None]]) -> list[str]:
+    """What is not as in the papers, beside the budgets."""
+    return [f"{spec.title} ({spec.name}): {spec.differs}" for spec, _ in found if spec.differs]
+
+
 def markdown(found: list[tuple[Specification, Result | None]], profile: str = "cpu") -> str:
     """The table for the docs."""
     lines = ["| " + " | ".join(HEAD).rstrip() + " |", "|" + "---|" * len(HEAD)]
     lines += ["| " + " | ".join(row) + " |" for row in rows(found, profile)]
-    why = [f"- {line}." for line in shortfalls(found)]
-    return "\n".join([*lines, *(["", "What falls short, and why:", "", *why] if why else [])]) + "\n"
+    for title, more in (("What falls short, and why:", shortfalls), ("What is not as in the papers:", differences)):
+        items = [f"- {line}." for line in more(found)]
+        lines += ["", title, "", *items] if items else []
+    return "\n".join(lines) + "\n"
 
 
 def to_dict(found: list[tuple[Specification, Result | None]]) -> list[dict[str, Any]]:
@@ -84,7 +91,7 @@ def _published(one: Outcome) -> str:
 
 
 def _ours(one: Outcome) -> str:
-    digits = 3 if one.metric == "mse" else 2
+    digits = 3 if one.metric in ("mse", "nll") else 2
     sign = "+" if one.metric == "points" else ""
     return f"{one.ours:{sign}.{digits}f} ± {one.half_width or 0.0:.{digits}f}"
 
