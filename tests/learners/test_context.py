@@ -8,7 +8,7 @@ from torch import nn
 
 import kshot
 from kshot import models, testing
-from kshot.errors import UnsupportedError
+from kshot.errors import SupportError, UnsupportedError
 from kshot.models.attention import MultiHeadAttention
 from kshot.models.recurrent import LSTMCell
 
@@ -119,7 +119,7 @@ def test_snail_says_how_much_support_it_was_made_for():
     x, y = torch.randn(11, 8), ["a", "b", "c", "d", "e"] * 2 + ["a"]
     with pytest.raises(UnsupportedError, match=r"at most 10 support examples, got 11: make it with max_support=11"):
         kshot.adapt(learner, (x, y))
-    with pytest.raises(UnsupportedError, match="max_support of at least 1 example, got 0"):
+    with pytest.raises(UnsupportedError, match="max_support of at least 1 example and an attention block, got 0"):
         kshot.SNAIL(models.MLP(8), way=5, max_support=0)
 
 
@@ -217,3 +217,77 @@ def test_a_mann_writes_to_fresh_places_until_its_memory_is_full():
 def test_a_mann_has_a_controller():
     with pytest.raises(UnsupportedError, match="controller of at least one unit, got 0"):
         kshot.MANN(models.MLP(8), way=5, hidden=0)
+
+
+# ---------------------------------------------------------------- what a learner cannot do
+
+
+def test_regression_with_a_prototype_is_refused():
+    learner = kshot.ProtoNet(models.MLP(2, hidden=(4,)))
+    with pytest.raises(
+        SupportError, match=r"expected class labels, got the number 0.5: ProtoNet tells classes apart.*MAML"
+    ):
+        kshot.adapt(learner, (torch.randn(4, 2), torch.tensor([1.0, 0.5, 2.0, 1.0])))
+    assert kshot.adapt(learner, (torch.randn(4, 2), [1.0, 2.0, 1.0, 2.0])).labels == [
+        1.0,
+        2.0,
+    ]  # whole numbers are names
+    source = kshot.tasks.load("sinusoids", shot=5, query=5)
+    with pytest.raises(
+        UnsupportedError, match="does classification, the tasks of train are regression: use a regressor"
+    ):
+        kshot.Trainer(kshot.ProtoNet(models.MLP(1)), source, steps=1, progress=False).fit()
+
+
+@pytest.mark.parametrize(
+    "name", ["CNP", "ANP", "LSTMLearner", "SNAIL", "InContextTransformer", "MAML", "RidgeNet", "ANIL"]
+)
+def test_classes_with_a_regressor_and_targets_of_another_width_are_refused(name):
+    learner = getattr(kshot, name).tiny("regression")
+    with pytest.raises(SupportError, match=f"this {name} predicts values, got 'a'. For classes use a classifier"):
+        kshot.adapt(learner, (torch.randn(4, 1), list("abab")))
+    with pytest.raises(SupportError, match=f"targets of 1 value, as many as this {name} predicts, got 2"):
+        kshot.adapt(learner, (torch.randn(4, 1), torch.randn(4, 2)))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda x: kshot.adapt(kshot.MAML.tiny(), x, steps=-3), "at least 0 inner steps, got -3"),
+        (lambda x: kshot.adapt(kshot.ANIL.tiny(), x, steps=-1), "at least 0 inner steps, got -1"),
+        (lambda x: kshot.adapt(kshot.FineTuning.tiny(), x, steps=-1), "at least 0 steps, got -1"),
+        (lambda x: kshot.adapt(kshot.LinearProbe.tiny(), x, l2=-1.0), "positive penalty l2, got -1.0"),
+        (lambda x: kshot.IMAML(models.MLP(8), way=5, cg_steps=-1), "at least 0 conjugate gradients, got -1"),
+        (lambda x: kshot.RelationNet(models.MLP(8), hidden=0), "at least one hidden unit, got 0"),
+        (lambda x: kshot.CNP(models.MLP(8), size=0), "a size of at least 1 and at least 0 layers, got 0 and 2"),
+        (
+            lambda x: kshot.LSTMLearner(models.MLP(8), way=0),
+            "at least 2 classes, got way=0; way=None makes a regressor",
+        ),
+        (lambda x: models.Conv4(1, image_size=0, pools=0), "halves the image never: expected image_size of at least 1"),
+    ],
+)
+def test_numbers_that_make_no_sense(make, message):
+    with pytest.raises(UnsupportedError, match=message):
+        make((torch.randn(10, 8), list("abcde") * 2))
+
+
+def test_a_padded_task_is_no_longer_than_it_is():
+    learner = kshot.SNAIL.tiny().eval()
+    support = task().support
+    room = torch.zeros(10, 8), torch.zeros(10, dtype=torch.int64), torch.zeros(10, dtype=torch.bool)
+    padded = kshot.Examples(
+        *(torch.cat([a, b]) for a, b in zip((support.x, support.y, support.mask), room, strict=True)), support.classes
+    )
+    short, long = (featured(learner, part) for part in (support, padded))
+    query = learner.features(task().query.x)
+    torch.testing.assert_close(
+        learner.predict(learner.adapt(long), query), learner.predict(learner.adapt(short), query)
+    )
+
+
+def test_a_conventional_learner_has_a_place_for_every_training_class():
+    source = kshot.tasks.load("glyphs", way=5, shot=1, query=1)
+    learner = kshot.SimpleShot(models.Conv4(1, channels=4), classes=3)
+    with pytest.raises(UnsupportedError, match="tells 3 training classes apart, the pool of train has"):
+        kshot.Trainer(learner, source, steps=1, progress=False).fit()

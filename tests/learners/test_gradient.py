@@ -184,6 +184,9 @@ def test_the_first_outer_steps_are_of_first_order():
         learner.begin_step(step)
         orders.append((learner.order, learner.meta_gradient))
     assert orders == [(1, "first_order")] * 3 + [(2, "exact")] * 2
+    learner.begin_step(0)
+    learner.begin_step(None)  # the training is over, however short it was
+    assert (learner.order, learner.meta_gradient) == (2, "exact")
 
 
 def test_norm_layers_have_a_scale_for_each_step_that_the_inner_loop_leaves_alone():
@@ -212,7 +215,21 @@ def test_the_trainer_says_how_far_it_is_also_after_a_resume(tmp_path):
     learner = Told(models.Conv4(1, channels=4))
     learner.told = []
     kshot.Trainer(learner, source, steps=3, meta_batch=1, val_tasks=2, progress=False).fit()
-    assert learner.told == [0, 0, 1, 2]  # once before the engine mode is chosen
+    assert learner.told == [0, 1, 2, None]
+    learner.told.clear()
+    run = {"steps": 4, "meta_batch": 1, "val_tasks": 2, "progress": False, "save_every": 2, "out": tmp_path / "run"}
+
+    class Stops(kshot.training.Callback):
+        def on_step(self, trainer, step, metrics):
+            if step == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        kshot.Trainer(learner, source, callbacks=[Stops()], **run).fit()
+    learner.told.clear()
+    kshot.Trainer(learner, source, resume=True, **run).fit()
+    assert learner.told[-1] is None
+    assert learner.told[:-1] == list(range(learner.told[0], 4))
 
 
 # ---------------------------------------------------------------- Meta-LSTM, ALFA, CNAPs

@@ -10,7 +10,7 @@ import typer
 from kshot.cli.handling import RESUME
 from kshot.cli.options import DataDir, Json, examples
 from kshot.cli.output import Output
-from kshot.errors import ConfigError
+from kshot.errors import ConfigError, KshotError
 
 EXAMPLES = examples(
     "kshot reproduce                                     # what there is",
@@ -62,25 +62,34 @@ def command(
             return
         wanted = [name] if name is not None else []
         if everything:
-            found = tables.entries(results, profile)
-            wanted = [spec.name for spec, result in found if result is None and profile in spec.profiles]
+            known = tables.entries(results, profile, seed=seed)
+            wanted = [spec.name for spec, result in known if result is None and profile in spec.profiles]
+        failed = []
         for one in wanted:
             context.meta[RESUME] = f"kshot reproduce {'--all' if everything else one} --profile {profile}"
-            reproduce(
-                one,
-                profile,
-                seed=seed,
-                out=out,
-                results=results,
-                data_dir=data_dir,
-                device=device,
-                tasks=tasks,
-                say=output.say,
-            )
-        if name is not None and (seed is not None or tasks is not None):
+            try:
+                reproduce(
+                    one,
+                    profile,
+                    seed=seed,
+                    out=out,
+                    results=results,
+                    data_dir=data_dir,
+                    device=device,
+                    tasks=tasks,
+                    say=output.say,
+                )
+            except KshotError as error:
+                if not everything:
+                    raise
+                output.say(f"{one}: {error}")  # one without its data must not cost the others
+                failed.append(one)
+        if name is not None and tasks is not None:
             return
-        found = tables.entries(results, profile, None if name is None else [name])
+        found = tables.entries(results, profile, None if name is None else [name], seed=seed)
         output.table(tables.HEAD, tables.rows(found, profile))
         for line in tables.shortfalls(found):
             output.say(f"short: {line}.")
         output.result(tables.to_dict(found))
+        if failed:
+            raise KshotError(f"not reproduced: {', '.join(failed)}; the reasons are above")

@@ -133,8 +133,8 @@ def measure(learner: Hooks, episodes: Episodes, mode: str, repeats: int = 2) -> 
 
 
 def _may_compile(learner: Hooks, episodes: Episodes) -> bool:
-    if learner.sequential:
-        return False  # unrolled over every step of a sequence, its graph would take many minutes to compile
+    if learner.unrolls:
+        return False  # over every example of a sequence: its graph would take many minutes to compile
     return "compile" in learner.modes and (episodes.device.type != "cpu" or has_compiler())
 
 

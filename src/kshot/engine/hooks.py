@@ -14,6 +14,7 @@ class Hooks(Protocol):
 
     training: bool
     native: bool
+    unrolls: bool
     sequential: bool
     semi_supervised: bool
     modes: tuple[str, ...]

@@ -126,8 +126,8 @@ def _results(
             continue
         try:
             found = _compared(one, source, asked, None if kept is None else kept.stem, folder, progress)
-        except (KshotError, RuntimeError) as error:
-            # What torch itself refuses (no memory, no such operation) must not cost the results of the others.
+        except (KshotError, MemoryError, torch.OutOfMemoryError) as error:
+            # What this machine has no room for must not cost the results of the others.
             why = str(error) if isinstance(error, KshotError) else f"{type(error).__name__}: {str(error).strip()}"
             yield LeftOut(one.label, re.sub(r"^this \w+ ", "", " ".join(why.split())))
             continue

@@ -13,15 +13,15 @@ HEAD = ("learner", "setting", "published", "ours", "goal", "training", "transduc
 
 
 def entries(
-    results: str | Path, profile: str = "cpu", only: Iterable[str] | None = None
+    results: str | Path, profile: str = "cpu", only: Iterable[str] | None = None, *, seed: int | None = None
 ) -> list[tuple[Specification, Result | None]]:
     """The committed reproductions with their kept results; None where there is none, the configuration has changed
     since, or the reproduction has no such profile."""
     found = []
     for name in names() if only is None else only:
         spec = load(name)
-        result = read_result(spec, profile, results) if profile in spec.profiles else None
-        if result is not None and result.digest != spec.digest(profile):
+        result = read_result(spec, profile, results, seed) if profile in spec.profiles else None
+        if result is not None and result.digest != spec.digest(profile, seed):
             result = None
         found.append((spec, result))
     return found

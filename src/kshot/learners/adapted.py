@@ -173,6 +173,12 @@ def prepare_support(
             raise SupportError(f"expected one label for each of the {n} support examples, got {len(targets)}")
         if learner.outputs == "logits":
             values = targets.tolist() if isinstance(targets, Tensor) else list(targets)
+            odd = next((v for v in values if isinstance(v, float) and not v.is_integer()), None)
+            if odd is not None:
+                raise SupportError(
+                    f"expected class labels, got the number {odd:g}: {type(learner).__name__} tells classes apart. For "
+                    "regression use a regressor: MAML without way, RidgeNet with out_features=1, CNP"
+                )
             labels = sorted(set(values), key=lambda v: (str(type(v)), v))
             index = {label: i for i, label in enumerate(labels)}
             y = torch.tensor([index[value] for value in values], dtype=torch.int64, device=device)
@@ -180,7 +186,19 @@ def prepare_support(
             examples = Examples.of(x, y, way=max(way or 0, learner.way or 0, present))
         else:
             dtype = first_tensor(x).dtype if first_tensor(x).is_floating_point() else None
-            y = torch.as_tensor(targets, dtype=dtype, device=device)
+            try:
+                y = torch.as_tensor(targets, dtype=dtype, device=device)
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise SupportError(
+                    f"expected numbers as targets, since this {type(learner).__name__} predicts values, got "
+                    f"{next(iter(targets), None)!r}. For classes use a classifier: ProtoNet, or MAML with way=2, say"
+                ) from error
+            width = 1 if y.ndim == 1 else y.shape[-1]
+            if learner.target_size is not None and width != learner.target_size:
+                raise SupportError(
+                    f"expected targets of {learner.target_size} value{'s' if learner.target_size > 1 else ''}, as many "
+                    f"as this {type(learner).__name__} predicts, got {width}: make it with out_features={width}"
+                )
             if not bool(torch.isfinite(y).all()):
                 raise SupportError("the support targets hold NaN or infinite values: remove or impute them first")
             labels, present = [], 0

@@ -53,10 +53,16 @@ class ANIL(Learner):
     def way(self) -> int | None:
         return self.head.out_features if self.outputs == "logits" else None
 
+    @property
+    def target_size(self) -> int | None:
+        return None if self.outputs == "logits" else self.head.out_features
+
     def features(self, x: Any) -> Any:
         return self.backbone(x)
 
     def adapt(self, support: Examples, *, steps: int | None = None) -> dict[str, Tensor]:  # type: ignore[override]
+        if steps is not None and steps < 0:
+            raise UnsupportedError(f"expected at least 0 inner steps, got {steps}")
         if steps is None:
             steps = self.inner_steps if self.training or self.test_steps is None else self.test_steps
 

@@ -56,6 +56,7 @@ class Learner(CapturedModule):
         toy_steps, toy_accuracy: outer steps that its `tiny` instances take on the conformance suite's toys, and the
             accuracy that they reach there. A learner that has to find its algorithm from nothing takes more steps; one
             that states less accuracy has a reason for it written beside.
+        unrolls: whether its hooks take the examples one after another, so that a compiled graph grows with them.
         sequential: whether the queries are steps of time, so that an output depends on the queries before it, too, and
             never on those after it.
     """
@@ -70,6 +71,7 @@ class Learner(CapturedModule):
     max_support: int | None = None
     toy_steps: int = 250
     toy_accuracy: float = 0.85
+    unrolls: bool = False
     sequential: bool = False
 
     def __init__(self) -> None:
@@ -115,9 +117,10 @@ class Learner(CapturedModule):
         """
         return self.loss(self.predict_with_mask(self.adapt(support), query), query)
 
-    def begin_step(self, step: int) -> None:
+    def begin_step(self, step: int | None) -> None:
         """What changes in the course of a training: called by the Trainer before each outer step, with how many there
-        were. Nothing else tells a learner about time, so that a resumed run is the same run."""
+        were, and with None when it is over. Nothing else tells a learner about time, so that a resumed run is the same
+        run."""
 
     @classmethod
     def tiny(cls, kind: str = "classification") -> Learner:
@@ -197,6 +200,11 @@ class Learner(CapturedModule):
     @property
     def bits(self) -> int | None:
         """Of a learner of sequences: the bits that it answers with at each step, where they are fixed (None: any)."""
+        return None
+
+    @property
+    def target_size(self) -> int | None:
+        """The number of values that a regressor predicts for an example, where that is known."""
         return None
 
     @property

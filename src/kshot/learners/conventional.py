@@ -27,7 +27,7 @@ class ConventionalLearner(Learner):
         cosine: the classifier compares directions alone, times a learned scale (Chen et al. 2019, Baseline++).
 
     Raises:
-        UnsupportedError: fewer than two classes; in training, a class beyond them.
+        UnsupportedError: fewer than two classes.
     """
 
     abstract: ClassVar[bool] = True

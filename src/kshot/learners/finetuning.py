@@ -64,6 +64,8 @@ class FineTuning(ConventionalLearner):
         return first_tensor(x) if self.training or self.layers == "head" else self._features({}, x)
 
     def adapt(self, support: Examples, *, steps: int | None = None, lr: float | None = None) -> Weights:  # type: ignore[override]
+        if steps is not None and steps < 0:
+            raise UnsupportedError(f"expected at least 0 steps, got {steps}")
         start: Weights = {}
         if self.layers == "all":
             start = {f"backbone.{name}": p for name, p in self.backbone.named_parameters()}

@@ -65,6 +65,10 @@ class GradientLearner(Learner):
     def way(self) -> int | None:
         return None if self.network.head is None else self.network.head.out_features
 
+    @property
+    def target_size(self) -> int | None:
+        return int(self.network.backbone.out_features) if self.network.head is None else None  # type: ignore[arg-type]
+
     def update(self, step: Step, weights: Weights, state: Any) -> tuple[Weights, Any]:
         """One inner step: the next weights, and what the rule remembers; `state` begins as None."""
         raise NotImplementedError(f"{type(self).__name__} defines no update(step, weights, state)")
@@ -88,6 +92,8 @@ class GradientLearner(Learner):
     def steps_of(self, steps: int | None) -> int:
         """How many steps an adaptation takes, of which `steps` were asked for."""
         if steps is not None:
+            if steps < 0:
+                raise UnsupportedError(f"expected at least 0 inner steps, got {steps}")
             return steps
         return self.inner_steps if self.training or self.test_steps is None else self.test_steps
 

@@ -51,6 +51,8 @@ class IMAML(GradientLearner):
         super().__init__(backbone, way, inner_steps, 1, test_steps, norm)
         if not strength > 0:
             raise UnsupportedError(f"expected a positive strength of the regularisation, got {strength!r}")
+        if cg_steps < 0:
+            raise UnsupportedError(f"expected at least 0 conjugate gradients, got {cg_steps}")
         self.strength, self.inner_lr, self.cg_steps = float(strength), float(inner_lr), cg_steps
         self.meta_gradient = "implicit"
 

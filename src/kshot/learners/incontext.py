@@ -50,7 +50,7 @@ class InContextTransformer(Learner):
             raise UnsupportedError(f"expected at least one layer, got {layers}")
         self.backbone, self._way = backbone, way
         self.outputs = "values" if way is None else "logits"
-        labels = out_features if way is None else way
+        labels = self.targets = out_features if way is None else way
         self.example = nn.Linear(int(backbone.out_features), size)  # type: ignore[arg-type]
         self.label = nn.Linear(labels, size, bias=False)
         self.layers = nn.ModuleList([Layer(size, heads) for _ in range(layers)])
@@ -59,6 +59,10 @@ class InContextTransformer(Learner):
     @property
     def way(self) -> int | None:
         return self._way
+
+    @property
+    def target_size(self) -> int | None:
+        return None if self._way else self.targets
 
     def features(self, x: Any) -> Any:
         return self.backbone(x)

@@ -34,6 +34,8 @@ class LinearProbe(ConventionalLearner):
         self.l2 = float(l2)
 
     def adapt(self, support: Examples, *, l2: float | None = None) -> dict[str, Tensor]:  # type: ignore[override]
+        if l2 is not None and not l2 > 0:
+            raise UnsupportedError(f"expected a positive penalty l2, got {l2!r}")
         z = self._standardised(first_tensor(support.x))
         return logistic_regression(support.replace_x(z), self.l2 if l2 is None else l2)
 

@@ -86,11 +86,11 @@ class MAML(GradientLearner):
         switches = {"learned_rates": True, "step_norms": True, "multi_step": 5000, "first_order_until": 25000}
         return cls(backbone, way, **{"inner_lr": 0.1, "inner_steps": 5, **switches, **options})
 
-    def begin_step(self, step: int) -> None:
-        self.order = 1 if step < self.first_order_until else self.asked_order
+    def begin_step(self, step: int | None) -> None:
+        self.order = 1 if step is not None and step < self.first_order_until else self.asked_order
         self.meta_gradient = "exact" if self.order == 2 else "first_order"
-        self.every_step_counts = step < self.multi_step
-        if self.every_step_counts:
+        self.every_step_counts = step is not None and step < self.multi_step
+        if step is not None and self.every_step_counts:
             self.importance.copy_(importance(self.inner_steps, step / self.multi_step))
 
     def start(self) -> Weights:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kshot.episodes import Examples, first_tensor
+from kshot.errors import UnsupportedError
 from kshot.functional import class_means, one_hot
 from kshot.learners.base import Learner
 from kshot.models import MLP
@@ -38,7 +39,9 @@ class CNP(Learner):
         self, backbone: nn.Module, way: int | None = None, size: int = 128, layers: int = 2, out_features: int = 1
     ) -> None:
         super().__init__()
-        self.backbone, self._way, self.size = backbone, way, size
+        if size < 1 or layers < 0:
+            raise UnsupportedError(f"expected a size of at least 1 and at least 0 layers, got {size} and {layers}")
+        self.backbone, self._way, self.size, self.targets = backbone, way, size, out_features
         self.outputs = "mean_variance" if way is None else "logits"
         features = int(backbone.out_features)  # type: ignore[arg-type]
         labels = out_features if way is None else 0
@@ -49,6 +52,10 @@ class CNP(Learner):
     @property
     def way(self) -> int | None:
         return self._way
+
+    @property
+    def target_size(self) -> int | None:
+        return None if self._way else self.targets
 
     @property
     def input_shape(self) -> tuple[int, ...] | None:

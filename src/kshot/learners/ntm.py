@@ -46,6 +46,7 @@ class NTM(Learner):
     native = True
     support_order_matters = True
     sequential = True
+    unrolls = True
 
     def __init__(
         self,

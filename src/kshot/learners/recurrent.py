@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from kshot.episodes import Examples, first_tensor
+from kshot.errors import UnsupportedError
 from kshot.functional import one_hot
 from kshot.learners.base import Learner
 
@@ -31,10 +32,13 @@ class RecurrentLearner(Learner):
 
     abstract: ClassVar[bool] = True
     native = True
+    unrolls = True
     support_order_matters = True
 
     def __init__(self, backbone: nn.Module, way: int | None, out_features: int) -> None:
         super().__init__()
+        if way is not None and way < 2:
+            raise UnsupportedError(f"expected at least 2 classes, got way={way}; way=None makes a regressor")
         self.backbone, self._way = backbone, way
         self.outputs = "values" if way is None else "logits"
         self.labels = out_features if way is None else way
@@ -53,6 +57,10 @@ class RecurrentLearner(Learner):
     @property
     def way(self) -> int | None:
         return self._way
+
+    @property
+    def target_size(self) -> int | None:
+        return None if self._way else self.labels
 
     def features(self, x: Any) -> Any:
         return self.backbone(x)

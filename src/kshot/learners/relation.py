@@ -41,6 +41,8 @@ class RelationNet(Learner):
         super().__init__()
         if loss not in ("mse", "cross_entropy"):
             raise UnsupportedError(f"expected the loss 'mse' or 'cross_entropy', got {loss!r}")
+        if hidden is not None and hidden < 1:
+            raise UnsupportedError(f"expected at least one hidden unit, got {hidden}")
         self.backbone, self.criterion = backbone, loss
         self.relation = make_relation(backbone, hidden)
 

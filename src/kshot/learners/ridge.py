@@ -43,6 +43,11 @@ class RidgeNet(Learner):
         self.log_strength = nn.Parameter(torch.tensor(math.log(strength)))
         self.log_scale, self.bias = nn.Parameter(torch.tensor(math.log(scale))), nn.Parameter(torch.zeros(()))
         self.outputs = "logits" if out_features is None else "values"
+        self.out_features = out_features
+
+    @property
+    def target_size(self) -> int | None:
+        return self.out_features
 
     def features(self, x: Any) -> Any:
         return self.backbone(x)

@@ -49,8 +49,10 @@ class SNAIL(Learner):
         out_features: int = 1,
     ) -> None:
         super().__init__()
-        if max_support < 1:
-            raise UnsupportedError(f"expected a max_support of at least 1 example, got {max_support}")
+        if max_support < 1 or not sizes:
+            raise UnsupportedError(
+                f"expected a max_support of at least 1 example and an attention block, got {max_support} and {sizes!r}"
+            )
         self.backbone, self._way = backbone, way
         self.max_support: int = max_support
         self.outputs = "values" if way is None else "logits"
@@ -66,17 +68,22 @@ class SNAIL(Learner):
                     size += filters
         self.blocks = nn.ModuleList(blocks)
         self.head = nn.Linear(size, labels)
-        self.labels = labels
+        self.labels = self.targets = labels
 
     @property
     def way(self) -> int | None:
         return self._way
 
+    @property
+    def target_size(self) -> int | None:
+        return None if self._way else self.targets
+
     def features(self, x: Any) -> Any:
         return self.backbone(x)
 
     def adapt(self, support: Examples) -> dict[str, Any]:  # type: ignore[override]
-        if support.size > self.max_support:
+        # Of padding nobody knows here how much is real: the reach of the dilations is no limit of what runs.
+        if support.size > self.max_support and not support.padded:
             raise UnsupportedError(
                 f"this SNAIL was made for at most {self.max_support} support examples, got {support.size}: make it "
                 f"with max_support={support.size}, give fewer examples, or use a learner without such a limit "

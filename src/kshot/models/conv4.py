@@ -37,8 +37,8 @@ class Conv4(Backbone):
         super().__init__()
         if not 0 <= pools <= 4:
             raise UnsupportedError(f"Conv4 has four blocks: expected 0 to 4 pools, got {pools}")
-        if image_size < 2**pools:
-            times = {4: "four times", 3: "three times", 2: "twice", 1: "once"}[pools]
+        if image_size < max(1, 2**pools):
+            times = {4: "four times", 3: "three times", 2: "twice", 1: "once", 0: "never"}[pools]
             raise UnsupportedError(
                 f"Conv4 halves the image {times}: expected image_size of at least {2**pools}, got {image_size}"
             )

@@ -80,8 +80,7 @@ class Loop:
                 folder.write_source(self.source)
             for what in folder.write_environment(self.device, self.state.step):
                 self.progress.say(f"resumed with {what}: the last bits of the result may differ")
-        learner.begin_step(self.state.step)
-        if self.state.mode is None:
+        if self.state.mode is None:  # measured as most steps are, before the first of them begins
             self.state.mode = self._choose_mode()
         if folder is not None:
             folder.write_config(about.resolved_config(self.trainer, self.state.mode))
@@ -130,6 +129,7 @@ class Loop:
             score = Interval(state.best_score, half, self.settings.val_tasks)
             load_state(self.learner, self.best, "the best weights")
         self._clock()
+        self.learner.begin_step(None)
         self.learner.eval()
         self._export()
         return score

@@ -85,6 +85,12 @@ def check_fits(learner: Learner, split: TaskSplit, shape: tuple[int, ...] | None
             f"this {name} has a head of {learner.way} classes, but the tasks of {split.name} have up to {split.way}: "
             f"make it with way={split.way}, or the tasks smaller ({split.name}=dict(way={learner.way}))"
         )
+    classes = getattr(learner, "classes", None)
+    if isinstance(classes, int) and split.name == "train" and split.pool is not None and len(split.pool) > classes:
+        raise UnsupportedError(
+            f"this {name} tells {classes} training classes apart, the pool of {split.name} has {len(split.pool)}: make "
+            f"it with classes={len(split.pool)}"
+        )
     if learner.max_support is not None and split.support_size > learner.max_support:
         raise UnsupportedError(
             f"this {name} was made for at most {learner.max_support} support examples, the tasks of {split.name} have "
