@@ -44,13 +44,22 @@ def squared_distance(a: Tensor, b: Tensor) -> Tensor:
     return distance.clamp(min=0)
 
 
-def mask_logits(logits: Tensor, classes: Tensor) -> Tensor:
-    """Logits `[..., n, way]` with the classes that the task does not have (`[..., way]` false) pushed to a finite
-    minimum.
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Cosines between the rows of `a` `[..., n, d]` and of `b` `[..., m, d]`: `[..., n, m]`."""
+    return F.normalize(a, dim=-1, eps=1e-6) @ F.normalize(b, dim=-1, eps=1e-6).transpose(-1, -2)
 
-    Finite, because an infinite logit times a zero mask would be NaN.
+
+def hide(logits: Tensor, seen: Tensor) -> Tensor:
+    """Logits with those that are not `seen` (of a shape that broadcasts) pushed to a finite minimum.
+
+    Finite, because an infinite logit times a zero mask would be NaN; where none is seen, a softmax is uniform.
     """
-    return logits.masked_fill(~classes.unsqueeze(-2), torch.finfo(logits.dtype).min / 4)
+    return logits.masked_fill(~seen, torch.finfo(logits.dtype).min / 4)
+
+
+def mask_logits(logits: Tensor, classes: Tensor) -> Tensor:
+    """Logits `[..., n, way]` with the classes that the task does not have (`[..., way]` false) hidden."""
+    return hide(logits, classes.unsqueeze(-2))
 
 
 def masked_cross_entropy(logits: Tensor, query: Examples) -> Tensor:

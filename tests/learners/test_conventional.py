@@ -10,10 +10,10 @@ from torch.nn import functional as F
 import kshot
 from kshot import models, testing
 from kshot.engine.inner import Step
+from kshot.engine.rules import adam
 from kshot.errors import UnsupportedError
 from kshot.learners import all_learners
 from kshot.learners.conventional import ConventionalLearner
-from kshot.learners.finetuning import adam
 
 CONVENTIONAL = sorted(n for n, cls in all_learners().items() if issubclass(cls, ConventionalLearner))
 
@@ -115,7 +115,7 @@ def test_the_update_is_torchs_adam():
         loss = (weight - target).square().sum()
         loss.backward()
         gradient = 2 * (ours["w"] - target)
-        ours, state = adam(Step(number, loss, {"w": gradient}), ours, state, 0.05)
+        ours, state = adam(Step(number, loss, {"w": gradient}), ours, state, lr=0.05)
         optimizer.step()
         torch.testing.assert_close(ours["w"], weight.detach(), rtol=1e-5, atol=1e-6)
 

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from kshot.episodes import Examples, first_tensor
 from kshot.errors import UnsupportedError
+from kshot.functional import cosine as cosines
 from kshot.learners.base import Learner
-from kshot.learners.matching import cosine as cosines
 from kshot.models.norms import FeatureMean
 
 

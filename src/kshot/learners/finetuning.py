@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from kshot.engine.inner import Step, Weights, unroll
+from kshot.engine.inner import Weights, unroll
+from kshot.engine.rules import adam
 from kshot.episodes import Examples, first_tensor
 from kshot.errors import UnsupportedError
 from kshot.functional import class_means
+from kshot.functional import cosine as cosines
 from kshot.learners.conventional import ConventionalLearner
 from kshot.learners.linear_probe import logistic_regression
-from kshot.learners.matching import cosine as cosines
 from kshot.models import MLP
 
 
@@ -74,7 +74,7 @@ class FineTuning(ConventionalLearner):
         return unroll(
             lambda _, weights: self.loss(self.predict(weights, support.x), support),
             start,
-            lambda step, weights, state: adam(step, weights, state, rate),
+            lambda step, weights, state: adam(step, weights, state, lr=rate),
             steps=self.steps if steps is None else steps,
             order=1,
         )
@@ -124,17 +124,3 @@ class BaselinePlusPlus(FineTuning):
     def predict(self, adapted: Weights, x: Any) -> Tensor:
         scale = 10.0 if self.log_scale is None else self.log_scale.exp()
         return scale * cosines(first_tensor(x), adapted["weight"])
-
-
-def adam(step: Step, weights: Weights, state: Any, lr: float) -> tuple[Weights, Any]:
-    """A step of Adam (Kingma, Ba 2015) as an update rule, with its published decays."""
-    number = step.number + 1
-    zeros = {k: torch.zeros_like(w) for k, w in weights.items()}
-    mean, square = state or (zeros, zeros)
-    mean = {k: 0.1 * g + 0.9 * mean[k] for k, g in step.gradients.items()}
-    square = {k: 0.001 * g.square() + 0.999 * square[k] for k, g in step.gradients.items()}
-    moved = {
-        k: w - lr / (1 - 0.9**number) * mean[k] / ((square[k] / (1 - 0.999**number)).sqrt() + 1e-8)
-        for k, w in weights.items()
-    }
-    return moved, (mean, square)

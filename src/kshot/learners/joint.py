@@ -7,8 +7,8 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from kshot.engine.inner import Step, Weights
+from kshot.engine.rules import adam
 from kshot.episodes import Examples
-from kshot.learners.finetuning import adam
 from kshot.learners.gradient import GradientLearner
 from kshot.models import MLP, Statistics
 
@@ -44,7 +44,7 @@ class JointTraining(GradientLearner):
         self.meta_gradient = "exact"  # of the loss that it is trained on, which has no inner loop
 
     def update(self, step: Step, weights: Weights, state: Any) -> tuple[Weights, Any]:
-        return adam(step, weights, state, self.lr)
+        return adam(step, weights, state, lr=self.lr)
 
     def objective(self, support: Examples, query: Examples) -> Tensor:
         losses = []

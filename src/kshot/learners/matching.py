@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from kshot.episodes import Examples, first_tensor
 from kshot.errors import UnsupportedError
-from kshot.functional import one_hot
+from kshot.functional import cosine, hide, one_hot
 from kshot.learners.base import Learner
 from kshot.models import MLP
 from kshot.models.recurrent import LSTMCell
@@ -79,15 +78,10 @@ class MatchingNet(Learner):
     @staticmethod
     def _attention(logits: Tensor, mask: Tensor) -> Tensor:
         # Without any support every weight is the same, and multiplies labels that are all zero.
-        return logits.masked_fill(~mask.unsqueeze(-2), torch.finfo(logits.dtype).min / 4).softmax(-1)
+        return hide(logits, mask.unsqueeze(-2)).softmax(-1)
 
     @classmethod
     def tiny(cls, kind: str = "classification") -> MatchingNet:
         if kind != "classification":
             raise UnsupportedError("MatchingNet averages the support's labels as classes: for regression use MAML")
         return cls(MLP(8, hidden=(32,), out_features=16))
-
-
-def cosine(a: Tensor, b: Tensor) -> Tensor:
-    """Cosines between the rows of `a` `[..., n, d]` and of `b` `[..., m, d]`: `[..., n, m]`."""
-    return F.normalize(a, dim=-1, eps=1e-6) @ F.normalize(b, dim=-1, eps=1e-6).transpose(-1, -2)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kshot.engine.inner import Step, Weights
+from kshot.engine.rules import adam, sgd
 from kshot.episodes import Examples, first_tensor
 from kshot.errors import UnsupportedError
 from kshot.learners.base import attach
@@ -66,17 +67,8 @@ class Reptile(GradientLearner):
 
     def update(self, step: Step, weights: Weights, state: Any) -> tuple[Weights, Any]:
         if self.beta2 is None:
-            return {name: value - self.inner_lr * step.gradients[name] for name, value in weights.items()}, None
-        decay, seen = self.beta2, 1 - self.beta2 ** (step.number + 1)
-        moments = {
-            name: (1 - decay) * g.square() + (decay * state[name] if state is not None else 0.0)
-            for name, g in step.gradients.items()
-        }
-        moved = {
-            name: value - self.inner_lr * step.gradients[name] / ((moments[name] / seen).sqrt() + 1e-8)
-            for name, value in weights.items()
-        }
-        return moved, moments
+            return sgd(step, weights, state, lr=self.inner_lr)
+        return adam(step, weights, state, lr=self.inner_lr, beta1=0.0, beta2=self.beta2)
 
     def objective(self, support: Examples, query: Examples) -> Tensor:
         theta, adapted = self.start(), self.adapt(support)

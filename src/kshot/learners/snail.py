@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kshot.episodes import Examples, first_tensor
 from kshot.errors import UnsupportedError
-from kshot.functional import one_hot
+from kshot.functional import hide, one_hot
 from kshot.learners.base import Learner
 from kshot.models import MLP
 
@@ -157,16 +157,12 @@ class Attention(nn.Module):
         n = h.shape[-2]
         causal = torch.ones(n, n, dtype=torch.bool, device=h.device).tril()
         logits = self.query(h) @ keys.transpose(-1, -2) / keys.shape[-1] ** 0.5
-        weights = _fill(logits, causal & mask.unsqueeze(-2)).softmax(-1)
+        weights = hide(logits, causal & mask.unsqueeze(-2)).softmax(-1)
         return torch.cat([h, weights @ values], -1) * mask.unsqueeze(-1), {"keys": keys, "values": values}
 
     def answer(self, h: Tensor, cache: Cache, mask: Tensor) -> Tensor:
         asked, scale = self.query(h), cache["keys"].shape[-1] ** -0.5
-        others = _fill(asked @ cache["keys"].transpose(-1, -2) * scale, mask.unsqueeze(-2))
+        others = hide(asked @ cache["keys"].transpose(-1, -2) * scale, mask.unsqueeze(-2))
         own = (asked * self.key(h)).sum(-1, keepdim=True) * scale
         weights = torch.cat([others, own], -1).softmax(-1)
         return torch.cat([h, weights[..., :-1] @ cache["values"] + weights[..., -1:] * self.value(h)], -1)
-
-
-def _fill(logits: Tensor, seen: Tensor) -> Tensor:
-    return logits.masked_fill(~seen, torch.finfo(logits.dtype).min / 4)

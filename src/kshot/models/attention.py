@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from kshot.errors import UnsupportedError
+from kshot.functional import hide
 
 
 class MultiHeadAttention(nn.Module):
@@ -33,8 +33,7 @@ class MultiHeadAttention(nn.Module):
         """What queries `[..., q, size]` read of a set whose real members are `mask` `[..., n]`: `[..., q, size]`."""
         asked, keys = self._split(self.query(x)), memory["keys"]
         logits = asked @ keys.transpose(-1, -2) / keys.shape[-1] ** 0.5
-        # Finite: over an empty set the weights are all the same, and no NaN.
-        weights = logits.masked_fill(~mask[..., None, None, :], torch.finfo(logits.dtype).min / 4).softmax(-1)
+        weights = hide(logits, mask[..., None, None, :]).softmax(-1)
         read = (weights @ memory["values"]).transpose(-2, -3)
         out: Tensor = self.out(read.flatten(-2))
         return out
