@@ -20,11 +20,11 @@ def adam(
     """A step of Adam (Kingma, Ba 2015, algorithm 1)."""
     zeros = {name: torch.zeros_like(value) for name, value in weights.items()}
     mean, square = state or (zeros, zeros)
-    mean = {name: (1 - beta1) * g + beta1 * mean[name] for name, g in step.gradients.items()}
-    square = {name: (1 - beta2) * g.square() + beta2 * square[name] for name, g in step.gradients.items()}
-    first, second = 1 - beta1 ** (step.number + 1), 1 - beta2 ** (step.number + 1)
+    mean = {name: torch.lerp(mean[name], g, 1 - beta1) for name, g in step.gradients.items()}
+    square = {name: torch.lerp(square[name], g * g, 1 - beta2) for name, g in step.gradients.items()}
+    rate, correction = lr / (1 - beta1 ** (step.number + 1)), (1 - beta2 ** (step.number + 1)) ** -0.5
     moved = {
-        name: value - lr / first * mean[name] / ((square[name] / second).sqrt() + 1e-8)
+        name: torch.addcdiv(value, mean[name], square[name].sqrt() * correction + 1e-8, value=-rate)
         for name, value in weights.items()
     }
     return moved, (mean, square)

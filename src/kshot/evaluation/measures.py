@@ -16,7 +16,7 @@ from kshot.evaluation.unseen import unseen_split
 from kshot.functional import masked_gaussian_nll
 from kshot.learners.base import Learner
 from kshot.learners.gradient import GradientLearner
-from kshot.metrics import Interval, interval, paired_difference
+from kshot.metrics import METRICS, Interval, interval, paired_difference
 from kshot.tasks.source import TaskSource
 from kshot.tasks.split import TaskSplit
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 SEED = 1
 """Of the tasks, as in `kshot.evaluate`."""
-
-_METRICS = {"logits": "accuracy", "bits": "bit_error"}
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ def measure(learner: Learner, source: TaskSource, row: Row, tasks: int, other: L
         if not isinstance(learner, GradientLearner):
             raise UnsupportedError(f"{type(learner).__name__} adapts no norm layers: leave out the row's norm")
         learner = learner.with_norm(row.norm)
-    metric = _METRICS.get(learner.outputs, "mse")
+    metric = METRICS[learner.kind]
     if row.measure == "instance":
         return Measured(interval(by_instance(learner, split, tasks, seed=SEED)[:, row.instance - 1]), metric, False)
     scored = likelihoods if row.metric == "nll" else scores

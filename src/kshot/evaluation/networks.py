@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad
+from torch.func import functional_call
 
+from kshot.engine import rules
+from kshot.engine.inner import trajectory
 from kshot.episodes import Examples
 from kshot.learners.base import Learner
 from kshot.learners.linear_probe import logistic_regression
@@ -21,22 +24,10 @@ def adam(
     loss: Callable[[Parameters], Tensor], parameters: Parameters, *, steps: Sequence[int], lr: float
 ) -> list[Parameters]:
     """The parameters after each number of `steps`, in rising order, of Adam (Kingma and Ba 2015), out of place."""
-    gradient = grad(loss)
-    mean = {name: torch.zeros_like(value) for name, value in parameters.items()}
-    square = dict(mean)
     reached = [parameters] if 0 in steps else []
-    for t in range(1, max(steps) + 1):
-        gradients = gradient(parameters)
-        mean = {name: torch.lerp(mean[name], g, 0.1) for name, g in gradients.items()}
-        square = {name: torch.lerp(square[name], g * g, 0.001) for name, g in gradients.items()}
-        rate, correction = lr / (1 - 0.9**t), (1 - 0.999**t) ** -0.5
-        parameters = {
-            name: torch.addcdiv(value, mean[name], square[name].sqrt() * correction + 1e-8, value=-rate)
-            for name, value in parameters.items()
-        }
-        if t in steps:
-            reached.append(parameters)
-    return reached
+    rule = functools.partial(rules.adam, lr=lr)
+    path = trajectory(lambda _, now: loss(now), parameters, rule, steps=max(steps), order=1)
+    return reached + [now for number, now in enumerate(path, 1) if number in steps]
 
 
 class FineTuned(Learner):
