@@ -74,7 +74,6 @@ def test_a_reproduction_is_trained_measured_and_kept(spec, tmp_path):
     assert [one.setting for one in result.outcomes] == ["3-way", "2-way"]
     first, second = result.outcomes
     assert first.reached is False
-    assert "2 steps of 1 tasks; the paper many steps" in first.reason
     assert second.reached is True
     assert second.untrained is not None
     assert result.training["steps"] == 2
@@ -96,7 +95,12 @@ def test_the_table_has_what_was_run_and_what_was_not(spec, monkeypatch):
     assert row[0] == "ProtoNet"
     assert row[-1] == "not reached"
     assert "±" in row[3]
-    assert tables.shortfalls(found)[0].startswith("ProtoNet, 3-way: trained")
+    (short,) = tables.shortfalls(found)
+    assert short.startswith("ProtoNet, 3-way: trained")
+    assert short.endswith("2 steps of 1 task; the paper many steps")
+    spec.rows[0].reason = "the tasks are too hard"  # found out later: the result stays what it was
+    assert tables.shortfalls(found) == ["ProtoNet, 3-way: the tasks are too hard"]
+    assert tables.to_dict(found)[0]["shortfalls"] == tables.shortfalls(found)
     assert tables.markdown(found).count("|") > 20
     monkeypatch.setattr(tables, "load", lambda _: spec)
     assert tables.entries("kept", only=["mine"])[0][1] is not None

@@ -41,7 +41,6 @@ class Outcome:
         reached: None where there is nothing to be reached.
         transductive: whether predictions depended on the other queries.
         untrained: the same of the learner untrained, where the goal asks for it.
-        reason: why it is not reached.
     """
 
     setting: str
@@ -55,7 +54,6 @@ class Outcome:
     reached: bool | None
     transductive: bool
     untrained: float | None = None
-    reason: str = ""
 
 
 @dataclass
@@ -137,7 +135,7 @@ def reproduce(
         untrained = None
         if row.above_untrained is not None:
             untrained = measure(_untrained(config, source, learner), source, row, tasks or row.count, None)
-        outcomes.append(judge(row, found, untrained, spec, training))
+        outcomes.append(judge(row, found, untrained))
         say(f"{spec.title}, {row.setting}: {_show(outcomes[-1])}")
     result = Result(
         name=spec.name,
@@ -232,9 +230,7 @@ def read_result(spec: Specification, profile: str, results: str | Path, seed: in
         raise KshotError(f"{path} is not the result of a reproduction ({error}): remove it and run it again") from error
 
 
-def judge(
-    row: Row, found: Measured, untrained: Measured | None, spec: Specification, training: dict[str, Any]
-) -> Outcome:
+def judge(row: Row, found: Measured, untrained: Measured | None) -> Outcome:
     """A measured row beside what it should reach."""
     ours, half = found.percent
     reached: bool | None = None
@@ -258,11 +254,6 @@ def judge(
     elif row.published is not None:
         goal = "published, within both intervals" if row.interval is not None else "published, within our interval"
         reached = sign * (ours - row.published) >= -((row.interval or 0.0) + half)
-    reason = ""
-    if reached is False:
-        minutes, steps = training["seconds"] / 60, training["steps"]
-        budget = f"trained {minutes:.1f} minutes: {steps:,} steps of {training['meta_batch']} tasks"
-        reason = row.reason or (f"{budget}; the paper {spec.paper_budget}" if spec.paper_budget else budget)
     return Outcome(
         setting=row.setting,
         published=row.published,
@@ -275,7 +266,6 @@ def judge(
         reached=reached,
         transductive=found.transductive,
         untrained=None if untrained is None else untrained.percent[0],
-        reason=reason,
     )
 
 

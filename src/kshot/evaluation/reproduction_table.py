@@ -55,14 +55,16 @@ def rows(found: list[tuple[Specification, Result | None]], profile: str = "cpu")
 
 
 def shortfalls(found: list[tuple[Specification, Result | None]]) -> list[str]:
-    """Why what is not reached is not."""
-    return [
-        f"{result.title}, {one.setting}: {one.reason}"
-        for _, result in found
-        if result is not None
-        for one in result.outcomes
-        if one.reached is False
-    ]
+    """Why what is not reached is not: what its specification says of it by now, else the budgets."""
+    lines = []
+    for spec, result in found:
+        if result is None:
+            continue
+        # A result is of these very rows, or `entries` had not taken it.
+        for row, one in zip(spec.rows_of(result.profile), result.outcomes, strict=True):
+            if one.reached is False:
+                lines.append(f"{result.title}, {one.setting}: {row.reason or _budgets(result)}")
+    return lines
 
 
 def differences(found: list[tuple[Specification, Result | None]]) -> list[str]:
@@ -81,7 +83,15 @@ def markdown(found: list[tuple[Specification, Result | None]], profile: str = "c
 
 
 def to_dict(found: list[tuple[Specification, Result | None]]) -> list[dict[str, Any]]:
-    return [{"name": spec.name, "result": None if result is None else result.to_dict()} for spec, result in found]
+    """JSON-able: each reproduction's name, result and shortfalls."""
+    return [
+        {
+            "name": spec.name,
+            "result": None if result is None else result.to_dict(),
+            "shortfalls": shortfalls([(spec, result)]),
+        }
+        for spec, result in found
+    ]
 
 
 def _published(one: Outcome) -> str:
@@ -94,6 +104,13 @@ def _ours(one: Outcome) -> str:
     digits = 3 if one.metric in ("mse", "nll") else 2
     sign = "+" if one.metric == "points" else ""
     return f"{one.ours:{sign}.{digits}f} ± {one.half_width or 0.0:.{digits}f}"
+
+
+def _budgets(result: Result) -> str:
+    t = result.training
+    tasks = f"{t['meta_batch']} task" + ("" if t["meta_batch"] == 1 else "s")
+    ours = f"trained {t['seconds'] / 60:.1f} minutes: {t['steps']:,} steps of {tasks}"
+    return ours + (f"; the paper {result.paper_budget}" if result.paper_budget else "")
 
 
 def _training(result: Result) -> str:
