@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 from torch import nn
 from torch.nn import functional as F
 
@@ -14,6 +15,7 @@ from kshot.engine.rules import adam
 from kshot.errors import UnsupportedError
 from kshot.learners import all_learners
 from kshot.learners.conventional import ConventionalLearner
+from kshot.learners.linear_probe import logistic_regression
 
 CONVENTIONAL = sorted(n for n, cls in all_learners().items() if issubclass(cls, ConventionalLearner))
 
@@ -65,6 +67,30 @@ def test_simpleshot_centres_by_the_training_mean_and_measures_on_the_sphere():
         features = task.support.replace_x(learner.features(task.support.x))
         found = learner.predict(learner.adapt(features), learner.features(task.query.x))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_linear_probe_is_logistic_regression():
+    episodes = testing.gaussian_episodes(3, shot=4)
+    l2 = 0.05
+    found = logistic_regression(episodes.support, l2, steps=3000)
+    for t in range(3):
+        x, y = episodes.support.x[t], episodes.support.y[t]
+        ones = torch.cat([x, torch.ones(len(x), 1)], 1)  # the bias shares the penalty
+        reference = LogisticRegression(C=1 / (len(x) * l2), fit_intercept=False, tol=1e-8, max_iter=5000)
+        reference.fit(ones.numpy(), y.numpy())
+        expected = torch.from_numpy(reference.predict_proba(ones.numpy())).float()
+        logits = x @ found["weight"][t] + found["bias"][t]
+        assert torch.allclose(logits.softmax(-1), expected, atol=2e-3)
+
+
+def test_a_linear_probe_of_unit_features_does_not_see_their_lengths():
+    torch.manual_seed(0)
+    support = testing.gaussian_episodes(1)[0].support
+    rows = torch.arange(1.0, support.size + 1)[:, None]  # the mean of the training features is still zero
+    for unit, same in ((True, True), (False, False)):
+        probe = kshot.LinearProbe(models.MLP(8, hidden=(16,), out_features=8), unit=unit).eval()
+        a, b = probe.adapt(support), probe.adapt(support.replace_x(support.x * rows))
+        assert torch.allclose(a["weight"], b["weight"], atol=1e-5) is same
 
 
 def test_fine_tuning_without_steps_is_the_logistic_regression_that_it_begins_with():

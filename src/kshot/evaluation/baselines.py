@@ -152,7 +152,7 @@ def run_baselines(
             continue
         method = choose(candidates, selection, metric)
         start = time.perf_counter()
-        own = method.scores(episodes).reshape(-1)
+        own = method.scores(episodes)
         found[name] = compare(
             name, split.kind, scores, own, method.settings, (time.perf_counter() - start) / len(episodes)
         )

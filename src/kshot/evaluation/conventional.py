@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kshot.capture import CapturedModule
 from kshot.episodes import first_tensor
@@ -24,6 +24,7 @@ from kshot.evaluation.scores import Progress, device_of, example_shape
 from kshot.evaluation.unseen import data_only, recorded_classes, run_folder, same_data, training_source
 from kshot.learners.base import Learner
 from kshot.models import MLP, Conv4
+from kshot.models.norms import FeatureMean
 from kshot.randomness import seeded
 from kshot.tasks.source import TaskSource
 from kshot.tasks.split import TaskSplit
@@ -42,13 +43,11 @@ class Conventional:
 
     Attributes:
         network: in eval mode, on the learner's device.
-        centre: mean of its features over training examples, `[d]`.
-        scale: their root mean square distance from it.
+        mean: of its features over training examples, with their variance.
     """
 
     network: PretrainedNetwork
-    centre: Tensor
-    scale: float
+    mean: FeatureMean
 
     @property
     def info(self) -> dict[str, Any]:
@@ -155,7 +154,7 @@ def conventional_network(
                 except (RunError, ArtifactError) as error:
                     notes.append(f"the baselines' network could not be kept in the run: {error}")
         network.to(device).eval()
-        kept[key, budget] = Conventional(network, *_statistics(network, train, device))
+        kept[key, budget] = Conventional(network, _feature_mean(network, train, device))
     return kept[key, budget], notes
 
 
@@ -194,14 +193,16 @@ def _kept(folder: Path, spec: Mapping[str, Any], key: str, budget: int) -> Pretr
     return network if same and off <= max(budget // 20, int(info.get("batch", 1))) else None
 
 
-def _statistics(network: PretrainedNetwork, split: TaskSplit, device: torch.device) -> tuple[Tensor, float]:
-    """Mean, and root mean square distance from it, of the features of some thousand training examples."""
+def _feature_mean(network: PretrainedNetwork, split: TaskSplit, device: torch.device) -> FeatureMean:
+    """Mean and variance of the features of some thousand training examples."""
     episodes = split.sample(max(1, 1000 // (split.support_size + split.query_size)), seed=0)
     x = torch.cat([first_tensor(e.x)[e.mask] for e in (episodes.support, episodes.query)])
     with torch.no_grad():
         z = torch.cat([network.features(part.to(device)) for part in x.split(256)])
-    centre = z.mean(0)
-    return centre, max(1e-6, float((z - centre).square().sum(-1).mean().sqrt()))
+    mean = FeatureMean(z.shape[-1]).to(device)
+    mean(z)
+    mean.commit()
+    return mean.eval()
 
 
 def _described(network: nn.Module) -> Any:

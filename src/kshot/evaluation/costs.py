@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,20 +32,27 @@ class Cost:
     bytes: int
 
 
-def adaptation_cost(learner: Learner, split: TaskSplit, *, seed: int = 1) -> Cost:
-    """Adapts to some tasks of a split, one at a time, in eval mode."""
+def adaptation_cost(
+    learner: Learner, split: TaskSplit, *, seed: int = 1, tasks: int = TASKS, options: Mapping[str, Any] | None = None
+) -> Cost:
+    """Adapts to some tasks of a split, one at a time, in eval mode.
+
+    Args:
+        tasks: at most so many, after the warm-up; fewer where they take long.
+        options: of the learner's `adapt`.
+    """
     device = device_of(learner)
     times: list[float] = []
     began = time.perf_counter()
     with evaluating(learner), torch.no_grad():
-        for number in range(WARM_UP + TASKS):
+        for number in range(WARM_UP + tasks):
             if len(times) > WARM_UP and time.perf_counter() - began > SECONDS:
                 break
             episodes = split.sample(1, seed=seed, first=number, device=None if device.type == "cpu" else device)
             support = episodes.widen(learner.way).support[0]
             _wait(device)
             start = time.perf_counter()
-            adapted: Any = learner.adapt(engine.featured(learner, support))
+            adapted: Any = learner.adapt(engine.featured(learner, support), **(options or {}))
             _wait(device)
             times.append(time.perf_counter() - start)
     return Cost(statistics.median(times[WARM_UP:]), engine.tensor_bytes(adapted))

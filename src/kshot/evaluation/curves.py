@@ -134,7 +134,7 @@ def method_scores(method: Method, split: TaskSplit, tasks: int, seed: int, shot:
     size = max(1, min(tasks, 4096 // (split.support_size + split.query_size)))
     for first in range(0, tasks, size):
         episodes = split.sample(min(size, tasks - first), seed=seed, first=first)
-        parts.append(method.scores(first_shots(episodes, shot).to(method.device)).reshape(-1))
+        parts.append(method.scores(first_shots(episodes, shot).to(method.device)))
     return torch.cat(parts)
 
 

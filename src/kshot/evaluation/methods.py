@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
+import math
 import queue
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,10 +20,12 @@ from kshot.engine import FeatureCache
 from kshot.episodes import Episodes
 from kshot.errors import KshotError, UnsupportedError
 from kshot.evaluation.conventional import Conventional, baseline_source, default_network, fresh_network
-from kshot.evaluation.heads import FeatureHead, LinearProbe, MeanPredictor, NearestCentroid, Ridge
-from kshot.evaluation.networks import FineTuned, FromScratch
+from kshot.evaluation.regressors import MeanPredictor, Ridge
 from kshot.evaluation.scores import device_of, example_shape
+from kshot.learners import FineTuning, JointTraining, LinearProbe, SimpleShot
 from kshot.learners.base import Learner
+from kshot.learners.conventional import ConventionalLearner
+from kshot.models import Network
 from kshot.randomness import seeded
 from kshot.tasks.source import TaskSource
 from kshot.tasks.split import TaskSplit
@@ -31,26 +35,26 @@ _AT_ONCE = 16
 """Tasks of a chunk where every task has a network of its own."""
 
 Grid = dict[float, tuple[int, ...]]
-"""Numbers of steps to try, by learning rate."""
+"""Numbers of steps to try, by learning rate; the first of all is taken where there is nothing to choose by."""
 
 FINE_TUNING: dict[str, Grid] = {
-    "classification": {0.001: (5, 10, 20), 0.0001: (5, 10, 20)},
-    "regression": {0.01: (1, 5, 10, 30), 0.001: (5, 10, 30)},
+    "classification": {0.001: (20, 10, 5), 0.0001: (20, 10, 5)},
+    "regression": {0.01: (30, 10, 5, 1), 0.001: (30, 10, 5)},
 }
 SCRATCH: dict[str, Grid] = {
-    "classification": {0.001: (10, 30), 0.01: (10, 30)},
-    "regression": {0.01: (30, 100)},
+    "classification": {0.001: (30, 10), 0.01: (30, 10)},
+    "regression": {0.01: (100, 30)},
 }
-PENALTIES = (0.01, 0.001, 0.1)
+PENALTIES = ({"l2": 0.01}, {"l2": 0.001}, {"l2": 0.1})
 
 
 @dataclass
 class Method:
-    """A baseline in one setting, or in several numbers of steps at once.
+    """A baseline in one setting.
 
     Attributes:
-        learner: what runs it.
-        options: of its `adapt`; `steps` may be several numbers.
+        learner: what runs it, in eval mode.
+        options: of its `adapt`.
         settings: how to call the choice.
         cache: of features, where it has some.
     """
@@ -61,7 +65,7 @@ class Method:
     cache: FeatureCache | None = None
 
     def scores(self, episodes: Episodes) -> Tensor:
-        """Of every task, and of every number of steps: float64 `[tasks]` or `[steps, tasks]`."""
+        """Of every task: float64 `[tasks]`."""
         episodes = episodes.widen(self.learner.way)
         mode = self.mode(episodes)
         if mode == "native":
@@ -73,12 +77,10 @@ class Method:
         if mode == "loop" and episodes.device.type == "cpu":
             return self._side_by_side(episodes)
         with _one_core():
-            return torch.cat([self._scores(self.learner, chunk, mode) for chunk in episodes.chunks(_AT_ONCE)], dim=-1)
+            return torch.cat([self._scores(self.learner, chunk, mode) for chunk in episodes.chunks(_AT_ONCE)])
 
     def _scores(self, learner: Learner, episodes: Episodes, mode: str) -> Tensor:
         outputs = engine.predict_queries(learner, episodes, mode, cache=self.cache, **self.options)
-        if "steps" in self.options:
-            outputs = outputs.movedim(1, 0)
         return metrics.score(outputs, episodes.query).cpu()
 
     def _side_by_side(self, episodes: Episodes) -> Tensor:
@@ -101,7 +103,7 @@ class Method:
                     free.put(learner)
 
             with ThreadPoolExecutor(cores) as pool:
-                return torch.cat(list(pool.map(work, episodes.chunks(2))), dim=-1)
+                return torch.cat(list(pool.map(work, episodes.chunks(2))))
 
     @property
     def device(self) -> torch.device:
@@ -113,12 +115,6 @@ class Method:
             return "native"
         convolutions = any(isinstance(m, nn.modules.conv._ConvNd) for m in self.learner.modules())
         return "loop" if convolutions and episodes.device.type == "cpu" else "vmap"
-
-    def chosen(self, steps: int | None) -> Method:
-        """The same with one number of steps."""
-        if steps is None:
-            return self
-        return Method(self.learner, self.options | {"steps": (steps,)}, self.settings | {"steps": steps}, self.cache)
 
 
 @contextlib.contextmanager
@@ -145,22 +141,47 @@ def methods(
         return [Method(Ridge(), {"l2": l2}, {"l2": l2}) for l2 in (1.0, 0.1, 10.0)]
     if name == "mean":
         return [Method(MeanPredictor())]
+    made: list[Method] = []
     if name == "from_scratch":
-        return _over(SCRATCH[split.kind], untrained(learner, split, episodes).to(device))
-    if network is None:
+        for setting in _settings(SCRATCH[split.kind]):
+            made.append(Method(untrained(learner, split, episodes, **setting), settings=setting))
+    elif network is None:
         return []
-    if name == "fine_tuned":
-        own = network.network.backbone if classification else network.network
-        return _over(FINE_TUNING[split.kind], FineTuned(own, classification, network.scale).to(device))
-    kind: type[FeatureHead] = LinearProbe if name == "linear_probe" else NearestCentroid
-    tried: list[dict[str, Any]] = [{"l2": l2} for l2 in PENALTIES] if name == "linear_probe" else [{}]
-    heads = [kind(network.network.backbone, network.centre, network.scale, unit).to(device) for unit in (True, False)]
-    cache = FeatureCache(heads[0])  # of the network's features, which is what all of them start from
-    return [Method(head, options, {"unit_length": head.unit, **options}, cache) for head in heads for options in tried]
+    elif name == "fine_tuned":
+        for setting in _settings(FINE_TUNING[split.kind]):
+            made.append(Method(_fine_tuned(network, classification, **setting), settings=setting))
+    else:
+        backbone, cache = network.network.backbone, None
+        for unit, setting in itertools.product((True, False), PENALTIES if name == "linear_probe" else ({},)):
+            head: ConventionalLearner = (
+                LinearProbe(backbone, unit=unit)
+                if name == "linear_probe"
+                else SimpleShot(backbone, normalise="cl2" if unit else "none")
+            )
+            head.mean = network.mean
+            # All of them start from the network's features, which need to be computed once.
+            cache = FeatureCache(head) if cache is None else cache
+            made.append(Method(head, setting, {"unit_length": unit, **setting}, cache))
+    for method in made:
+        method.learner.to(device).eval()
+    return made
 
 
-def _over(grid: Grid, learner: Learner) -> list[Method]:
-    return [Method(learner, {"lr": lr, "steps": steps}, {"lr": lr}) for lr, steps in grid.items()]
+def _settings(grid: Grid) -> list[dict[str, Any]]:
+    return [{"lr": lr, "steps": steps} for lr, numbers in grid.items() for steps in numbers]
+
+
+def _fine_tuned(network: Conventional, classification: bool, *, lr: float, steps: int) -> Learner:
+    pretrained = network.network
+    if classification:
+        tuned = FineTuning(pretrained.backbone, steps=steps, lr=lr)
+        tuned.mean = network.mean
+        return tuned
+    body = pretrained.backbone
+    if pretrained.head is not None:
+        body = Network(body, pretrained.head.out_features)
+        body.head = pretrained.head
+    return JointTraining(body, steps=steps, lr=lr)
 
 
 def best_method(
@@ -189,19 +210,19 @@ def best_method(
     for candidate in candidates if settings else ():
         assert settings is not None
         if candidate.settings.items() <= settings.items():
-            return candidate.chosen(settings.get("steps"))
+            return candidate
     return choose(candidates, selection, metrics.METRICS[split.kind]) if candidates else None
 
 
-def untrained(learner: Learner, split: TaskSplit, episodes: Episodes) -> FromScratch:
+def untrained(learner: Learner, split: TaskSplit, episodes: Episodes, *, lr: float, steps: int) -> JointTraining:
     """The learner's architecture before any training; the field's usual one where that cannot be trained on a task."""
     classification = split.kind == "classification"
 
-    def prepared(network: nn.Module) -> FromScratch:
-        values = int(episodes.query.y.shape[-1])
+    def prepared(network: nn.Module) -> JointTraining:
         if classification:
-            return FromScratch(network, episodes.way)
-        return FromScratch(network, None if network.out_features == values else values, classification=False)
+            return JointTraining(network, episodes.way, steps, lr)
+        values = int(episodes.query.y.shape[-1])
+        return JointTraining(network if network.out_features == values else Network(network, values), None, steps, lr)
 
     with seeded(0):
         try:
@@ -211,20 +232,17 @@ def untrained(learner: Learner, split: TaskSplit, episodes: Episodes) -> FromScr
 
 
 def choose(candidates: Sequence[Method], selection: Episodes | None, metric: str) -> Method:
-    """The candidate, and its number of steps, that is best on the selection tasks; without any, the first one."""
-    first = candidates[0]
-    steps = first.options.get("steps", (None,))
-    if selection is None:
-        return _uncached(first.chosen(steps[-1]))
-    best, reached = first.chosen(steps[-1]), -float("inf")
-    for candidate in candidates:
-        steps = candidate.options.get("steps", (None,))
-        means = candidate.scores(selection).reshape(len(steps), -1).mean(1)
-        for count, mean in zip(steps, means.tolist(), strict=True):
-            value = mean if metric == "accuracy" else -mean
-            if value > reached:
-                best, reached = candidate.chosen(count), value
-    return _uncached(best)
+    """The candidate that is best on the selection tasks; without any, the first one."""
+    if selection is None or len(candidates) == 1:
+        return _uncached(candidates[0])
+
+    def worth(candidate: Method) -> float:
+        mean = float(candidate.scores(selection).mean())
+        if math.isnan(mean):  # it diverged
+            return -math.inf
+        return mean if metric == "accuracy" else -mean
+
+    return _uncached(max(candidates, key=worth))
 
 
 def _uncached(method: Method) -> Method:

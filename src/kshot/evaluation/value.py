@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from statistics import median
 from typing import Any
 
-import torch
-
-from kshot import engine
 from kshot.engine import FeatureCache
 from kshot.evaluation.baselines import BASELINES, PRETRAINED
 from kshot.evaluation.ceiling import Ceiling
 from kshot.evaluation.conventional import Conventional
+from kshot.evaluation.costs import adaptation_cost
 from kshot.evaluation.curves import SHOTS, Curve, shots_curve
 from kshot.evaluation.evaluate import Evaluation
 from kshot.evaluation.methods import best_method
-from kshot.evaluation.scores import device_of
 from kshot.evaluation.text import columns, duration, show
-from kshot.learners.base import Learner, evaluating
+from kshot.learners.base import Learner
 from kshot.metrics import METRICS, Interval
 from kshot.tasks.split import TaskSplit
 
 FORMULA = "tasks = seconds of meta-training / (seconds to fine-tune on a task - seconds to adapt to it)"
 """When meta-training has paid for itself. What the conventional network's training cost is left out, in its favour."""
+
+REPEATS = 5
+"""Adaptations that are timed."""
 
 
 @dataclass
@@ -176,11 +174,14 @@ def value(
     else:
         why = "the classes have too few examples, or the sampling has no fixed shot"
         notes.append(f"labels saved not measured: {'sequences have no labels' if kind == 'sequence' else why}")
-    adapt_seconds = time_to_adapt(learner, split, seed)
+    adapt_seconds = adaptation_cost(learner, split, seed=seed, tasks=REPEATS).seconds
     tune_seconds = None
     if network is not None:
         tuned = best_method("fine_tuned", learner, split, network, seed=seed, settings=settings.get("fine_tuned"))
-        tune_seconds = None if tuned is None else time_to_adapt(tuned.learner, split, seed, tuned.options)
+        if tuned is not None:
+            tune_seconds = adaptation_cost(
+                tuned.learner, split, seed=seed, tasks=REPEATS, options=tuned.options
+            ).seconds
     training = learner.provenance.get("seconds")
     break_even = None
     if training is not None and tune_seconds is not None:
@@ -217,30 +218,6 @@ def shots_needed(at: Sequence[int], means: Sequence[float], target: float, metri
         if values[i] >= goal:
             return at[i - 1] + (at[i] - at[i - 1]) * (goal - values[i - 1]) / (values[i] - values[i - 1])
     return math.inf
-
-
-def time_to_adapt(
-    learner: Learner, split: TaskSplit, seed: int, options: dict[str, Any] | None = None, repeats: int = 5
-) -> float:
-    """Seconds to adapt to one task, features of its support included: the median over a few tasks after a warm-up."""
-    device = device_of(learner)
-    episodes = split.sample(repeats + 1, seed=seed, device=None if device.type == "cpu" else device)
-    episodes = episodes.widen(learner.way)
-
-    def adapt(t: int) -> None:
-        with torch.no_grad():
-            learner.adapt(engine.featured(learner, episodes.support[t]), **(options or {}))
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-
-    with evaluating(learner):
-        return median([_timed(adapt, t) for t in range(repeats + 1)][1:])
-
-
-def _timed(function: Callable[[int], None], argument: int) -> float:
-    start = time.perf_counter()
-    function(argument)
-    return time.perf_counter() - start
 
 
 def _finite(value: float | None) -> float | None:

@@ -81,7 +81,7 @@ class FineTuning(ConventionalLearner):
 
     def first_head(self, support: Examples) -> Weights:
         """The head that training on the support begins with."""
-        scale = self.mean.variance.sum().clamp(min=1e-12).sqrt()
+        scale = self.mean.length
         head = logistic_regression(support.replace_x(first_tensor(support.x) / scale), l2=0.01)
         return {"weight": head["weight"] / scale, "bias": head["bias"]}
 

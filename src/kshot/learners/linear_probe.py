@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from kshot.episodes import Examples, first_tensor
 from kshot.errors import UnsupportedError
@@ -21,17 +22,19 @@ class LinearProbe(ConventionalLearner):
     Args:
         backbone: the features, `[n, *shape] -> [n, d]`.
         classes: of the training pool.
-        l2: the penalty, `l2 / 2 * |weights|^2` beside the mean cross entropy. `adapt(support, l2=...)` overrides it.
+        l2: the penalty, `l2 / 2 * |weights|^2` beside the mean cross entropy: scikit-learn's `C = 1 / (n * l2)`.
+            `adapt(support, l2=...)` overrides it.
+        unit: each centred feature vector is brought to length one instead, as in `SimpleShot`.
 
     Raises:
         UnsupportedError: a penalty that is not positive.
     """
 
-    def __init__(self, backbone: nn.Module, classes: int | None = None, l2: float = 0.01) -> None:
+    def __init__(self, backbone: nn.Module, classes: int | None = None, l2: float = 0.01, unit: bool = False) -> None:
         super().__init__(backbone, classes)
         if not l2 > 0:
             raise UnsupportedError(f"expected a positive penalty l2, got {l2!r}")
-        self.l2 = float(l2)
+        self.l2, self.unit = float(l2), unit
 
     def adapt(self, support: Examples, *, l2: float | None = None) -> dict[str, Tensor]:  # type: ignore[override]
         if l2 is not None and not l2 > 0:
@@ -43,7 +46,8 @@ class LinearProbe(ConventionalLearner):
         return self._standardised(x) @ adapted["weight"] + adapted["bias"]
 
     def _standardised(self, z: Tensor) -> Tensor:
-        return (z - self.mean.mean) / self.mean.variance.sum().clamp(min=1e-12).sqrt()
+        z = z - self.mean.mean
+        return F.normalize(z, dim=-1, eps=1e-6) if self.unit else z / self.mean.length
 
     @classmethod
     def tiny(cls, kind: str = "classification") -> LinearProbe:

@@ -25,7 +25,7 @@ class Network(nn.Module):
 
     Args:
         backbone: `[n, *shape] -> [n, out_features]`.
-        way: classes of the head; None leaves the backbone's own output (regression).
+        way: outputs of the head, one a class; None leaves the backbone's own output (regression).
     """
 
     def __init__(self, backbone: nn.Module, way: int | None) -> None:
@@ -34,6 +34,11 @@ class Network(nn.Module):
         self.head = None if way is None else nn.Linear(int(backbone.out_features), way)  # type: ignore[arg-type]
         prepare_adapted(backbone)
         self.batch_statistics = prepare_adapted(self)
+
+    @property
+    def out_features(self) -> int:
+        """Size of its output."""
+        return int((self.backbone if self.head is None else self.head).out_features)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, statistics: Statistics | None = None) -> Tensor:
         z: Tensor = self.backbone(x, statistics) if self.batch_statistics else self.backbone(x)

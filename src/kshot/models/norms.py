@@ -135,6 +135,11 @@ class FeatureMean(nn.Module):
         self.register_buffer("pending", torch.zeros(2, features), persistent=False)
         self.register_buffer("pending_count", torch.zeros(()), persistent=False)
 
+    @property
+    def length(self) -> Tensor:
+        """Root mean square length of the features when they are centred, a scalar."""
+        return self.variance.sum().clamp(min=1e-12).sqrt()
+
     def forward(self, x: Tensor) -> Tensor:
         """x: `[n, features]`."""
         if self.training:
