@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kshot import randomness
-from kshot.errors import ConfigError
 from kshot.tasks.options import real_range, whole_number, whole_range
 
 Keys = NDArray[np.uint64]
@@ -236,7 +235,7 @@ class PrioritySort(Sequences):
 
     Attributes:
         length: vectors of the input.
-        top: how many of them to give back, at most the smallest length.
+        top: how many of them to give back; a shorter sequence is given back whole.
         priority: lowest and highest, uniform between.
     """
 
@@ -244,21 +243,13 @@ class PrioritySort(Sequences):
     top: int = 16
     priority: tuple[float, float] = (-1.0, 1.0)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.top > self.length[0]:
-            raise ConfigError(
-                f"expected top to be at most the smallest length, {self.length[0]}, got {self.top}: sort fewer, "
-                "or longer sequences"
-            )
-
     @property
     def steps(self) -> int:
         return self.length[1] + 1
 
     @property
     def answers(self) -> int:
-        return self.top
+        return min(self.top, self.length[1])
 
     @property
     def channels(self) -> int:
@@ -277,8 +268,9 @@ class PrioritySort(Sequences):
         x[:, :-1, : self.width] = vectors
         x[:, :-1, self.width + 1] = priority * real
         x[tasks, length, self.width] = 1
-        order = np.argsort(np.where(real, -priority, np.inf), axis=1, kind="stable")[:, : self.top]
-        return Drawn(x, length + 1, vectors[tasks[:, None], order], np.full(len(key), self.top))
+        order = np.argsort(np.where(real, -priority, np.inf), axis=1, kind="stable")[:, : self.answers]
+        # What is sorted behind the real vectors is blank.
+        return Drawn(x, length + 1, vectors[tasks[:, None], order], np.minimum(length, self.top))
 
 
 SEQUENCES: dict[str, type[Sequences]] = {
