@@ -56,6 +56,24 @@ def pictures():
 LABELS = ["b", "a", "b", "a", "c", "c", "c", "b"]
 
 
+def test_examples_without_labels_are_for_learners_that_make_use_of_them(images_learner, pictures):
+    with seeded(0):
+        soft = kshot.SoftKMeansProtoNet(models.Conv4(1, channels=4, image_size=16))
+    soft.transform = images_learner.transform
+    new, more = pictures[:2], pictures[::-1]
+    without = FewShotClassifier(soft).fit(pictures, LABELS).predict_proba(new)
+    together = FewShotClassifier(soft).fit(pictures, LABELS, unlabeled=more).predict_proba(new)
+    assert not np.allclose(without, together)
+    bit_by_bit = FewShotClassifier(soft).fit(pictures[:6], LABELS[:6], unlabeled=more[:3])
+    bit_by_bit.partial_fit(pictures[6:7], LABELS[6:7]).partial_fit(pictures[7:], LABELS[7:], unlabeled=more[3:])
+    assert np.allclose(bit_by_bit.predict_proba(new), together, atol=1e-5)
+    assert np.allclose(bit_by_bit.fit(pictures, LABELS).predict_proba(new), without, atol=1e-6), "fit forgets them"
+    with pytest.raises(UnsupportedError, match="ProtoNet makes no use of unlabelled examples"):
+        FewShotClassifier(images_learner).fit(pictures, LABELS, unlabeled=more)
+    with pytest.raises(UnsupportedError, match="without a run there is only a closed-form head, which makes no use"):
+        FewShotClassifier().fit(np.eye(4), list("abab"), unlabeled=np.eye(4))
+
+
 # ---------------------------------------------------------------- the closed-form heads
 
 

@@ -11,7 +11,8 @@ import torch
 from cli_helpers import Kshot, real, write_images
 from PIL import Image
 
-from kshot import MAML, ProtoNet
+from kshot import MAML, ProtoNet, SoftKMeansProtoNet
+from kshot.artifacts import load_adapted
 from kshot.cli.example_files import class_name, write_task
 from kshot.datasets import Column, ImageTransform, Pool, TableTransform
 from kshot.models import MLP, Conv4
@@ -45,6 +46,28 @@ def test_from_files_to_labels(kshot: Kshot, learner: Path, support: Path, tmp_pa
     plain = kshot("predict", "task.safetensors", new / "dog" / "0.png", "--top", "1").stdout
     assert plain.split()[:2] == [str(new / "dog" / "0.png"), "dog"]
     assert "cat" not in plain
+
+
+def test_files_without_labels_count(kshot: Kshot, learner: Path, support: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    soft = SoftKMeansProtoNet(Conv4(in_channels=1, channels=8, image_size=20))
+    soft.transform = ImageTransform((20, 20), channels=1)
+    soft.save_pretrained(tmp_path / "soft")
+    more = write_images(tmp_path / "more", ["cat", "dog"], 2, seed=7)
+    ask = ("adapt", tmp_path / "soft", "--support", support, "--out")
+    result = kshot(*ask, "with.safetensors", "--unlabeled", more / "cat", "--unlabeled", more / "dog" / "0.png")
+    assert "and by 3 examples without a label" in result.stdout
+    kshot(*ask, "without.safetensors")
+    tasks = [load_adapted(f"{name}.safetensors") for name in ("with", "without")]
+    assert tasks[0].metadata["unlabeled"] == [str(more / "cat" / f"{i}.png") for i in (0, 1)] + [
+        str(more / "dog" / "0.png")
+    ]
+    assert not torch.equal(tasks[0].adapted["prototypes"], tasks[1].adapted["prototypes"])
+    assert json.loads(kshot(*ask, "a.safetensors", "--unlabeled", more, "--json").stdout)["unlabeled"] == 4
+    result = kshot("adapt", learner, "--support", support, "--unlabeled", more, code=1)
+    assert "error: ProtoNet makes no use of unlabelled examples: leave unlabeled out, or use a learner" in result.stderr
+    result = kshot(*ask, "b.safetensors", "--unlabeled", "none", code=1)
+    assert "error: there is no file none: check the path" in result.stderr
 
 
 def test_json_of_adapt(kshot: Kshot, learner: Path, support: Path) -> None:
@@ -115,10 +138,10 @@ def test_files_that_are_not_there(kshot: Kshot, learner: Path, support: Path) ->
     Path("texts").mkdir()
     Path("texts/a.txt").write_text("a")
     result = kshot("predict", "task.safetensors", "texts", code=1)
-    assert "expected images to label in texts, got a.txt and no image" in result.stderr
+    assert "expected images in texts, got a.txt and no image" in result.stderr
     Path("empty").mkdir()
     result = kshot("predict", "task.safetensors", "empty", code=1)
-    assert "expected files to label in empty, got an empty folder" in result.stderr
+    assert "expected files in empty, got an empty folder" in result.stderr
     result = kshot("predict", "none.safetensors", support / "cat" / "0.png", code=1)
     assert "none.safetensors" in result.stderr
 

@@ -64,11 +64,11 @@ def expand(paths: Sequence[Path], transform: Transform | None = None) -> list[Pa
         if path.is_dir():
             inside = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
             if not inside:
-                raise DataError(f"expected files to label in {path}, got an empty folder")
+                raise DataError(f"expected files in {path}, got an empty folder")
             if isinstance(transform, ImageTransform):
                 images = [p for p in inside if is_image(p.name)]
                 if not images:
-                    raise DataError(f"expected images to label in {path}, got {inside[0].name} and no image")
+                    raise DataError(f"expected images in {path}, got {inside[0].name} and no image")
                 inside = images
             files += inside
         elif path.is_file():

@@ -98,9 +98,9 @@ class FewShotEstimator(BaseEstimator):  # type: ignore[misc]
             )
         return x
 
-    def _adapt(self, learner: Learner, x: Input, y: Any) -> AdaptedModel:
+    def _adapt(self, learner: Learner, x: Input, y: Any, unlabeled: Input | None = None) -> AdaptedModel:
         options: dict[str, Any] = {} if self.steps is None else {"steps": self.steps}
-        return adapt(learner, (x, y), **options)
+        return adapt(learner, (x, y), unlabeled=unlabeled, **options)
 
     def _outputs_of(self, model: AdaptedModel, x: Input, predict: Any) -> Tensor:
         """Predictions in chunks, or at once where they depend on one another."""

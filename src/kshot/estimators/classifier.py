@@ -13,7 +13,7 @@ from sklearn.utils.multiclass import check_classification_targets, unique_labels
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d, validate_data
 
 from kshot.episodes import first_tensor
-from kshot.errors import ConfigError, SupportError
+from kshot.errors import ConfigError, SupportError, UnsupportedError
 from kshot.estimators.base import FewShotEstimator, joined
 from kshot.estimators.discriminant import Discriminant
 from kshot.learners.base import Learner
@@ -47,6 +47,7 @@ class FewShotClassifier(ClassifierMixin, FewShotEstimator):  # type: ignore[misc
 
     classes_: NDArray[Any]
     _seen: NDArray[Any]
+    _unlabeled: Any
 
     _outputs = ("logits",)
     _other = "FewShotRegressor"
@@ -64,28 +65,33 @@ class FewShotClassifier(ClassifierMixin, FewShotEstimator):  # type: ignore[misc
         self.device = device
         self.shrinkage = shrinkage
 
-    def fit(self, X: Any, y: ArrayLike) -> FewShotClassifier:
+    def fit(self, X: Any, y: ArrayLike, *, unlabeled: Any = None) -> FewShotClassifier:
         """Learns a task, forgetting an earlier one.
 
         Args:
             X: examples; without a run features `[n, d]`, with one what `kshot.estimators.learner_input` takes.
             y: labels `[n]`: strings or numbers, uneven as they may be.
+            unlabeled: more examples, of these classes or of others, for a run whose learner is `semi_supervised`.
 
         Raises:
             SupportError: fewer than two classes, NaNs, or a shape that the learner does not take.
-            UnsupportedError: more classes than the learner's head, or a regressor's run.
+            UnsupportedError: more classes than the learner's head, a regressor's run, or unlabelled examples that
+                nothing makes use of.
             ConfigError: shrinkage outside [0, 1].
         """
-        return self._learn(X, y, None, first=True, fewest=2)
+        return self._learn(X, y, None, unlabeled, first=True, fewest=2)
 
-    def partial_fit(self, X: Any, y: ArrayLike, classes: ArrayLike | None = None) -> FewShotClassifier:
+    def partial_fit(
+        self, X: Any, y: ArrayLike, classes: ArrayLike | None = None, *, unlabeled: Any = None
+    ) -> FewShotClassifier:
         """Adds shots, of known classes or new ones, and learns the task from all shots so far: as `fit` on all of them.
 
         Args:
             X, y: as for `fit`; one class will do.
             classes: labels that are to come, for scikit-learn's sake; they have probability 0 until they do.
+            unlabeled: these add up, too.
         """
-        return self._learn(X, y, classes, first=not hasattr(self, "_shots"), fewest=1)
+        return self._learn(X, y, classes, unlabeled, first=not hasattr(self, "_shots"), fewest=1)
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Class probabilities `[n, classes]`, in the order of `classes_`.
@@ -115,7 +121,9 @@ class FewShotClassifier(ClassifierMixin, FewShotEstimator):  # type: ignore[misc
         probabilities = self.predict_proba(X)
         return self.classes_[probabilities.argmax(1)]  # type: ignore[no-any-return]
 
-    def _learn(self, X: Any, y: ArrayLike, classes: ArrayLike | None, *, first: bool, fewest: int) -> FewShotClassifier:
+    def _learn(
+        self, X: Any, y: ArrayLike, classes: ArrayLike | None, unlabeled: Any, *, first: bool, fewest: int
+    ) -> FewShotClassifier:
         if self.shrinkage is not None and not 0 <= self.shrinkage <= 1:
             raise ConfigError(f"expected shrinkage in [0, 1] or None, got {self.shrinkage}")
         learner = (None if self.run is None else self._resolve()) if first else self._learner
@@ -124,10 +132,19 @@ class FewShotClassifier(ClassifierMixin, FewShotEstimator):  # type: ignore[misc
         else:
             x, labels = self._examples(learner, X, "support", reset=first), column_or_1d(y, warn=True)
             check_consistent_length(first_tensor(x), labels)
+            if unlabeled is not None:
+                unlabeled = self._examples(learner, unlabeled, "unlabeled")
+        if learner is None and unlabeled is not None:
+            raise UnsupportedError(
+                "without a run there is only a closed-form head, which makes no use of unlabelled examples: leave "
+                "unlabeled out, or give a run of SoftKMeansProtoNet"
+            )
         check_classification_targets(labels)
         labels, known = np.asarray(labels), [] if first else [self.classes_]
         if not first:
             x, labels = joined(self._shots[0], x), np.concatenate([self._shots[1], labels])
+            if self._unlabeled is not None:
+                unlabeled = self._unlabeled if unlabeled is None else joined(self._unlabeled, unlabeled)
         seen, encoded = np.unique(labels, return_inverse=True)
         if len(seen) < fewest:
             raise SupportError(
@@ -137,9 +154,9 @@ class FewShotClassifier(ClassifierMixin, FewShotEstimator):  # type: ignore[misc
         if len(seen) > 1 and learner is None:
             self.head_ = Discriminant.fit(x, encoded, self.shrinkage)
         elif len(seen) > 1 and learner is not None:
-            self.model_ = self._adapt(learner, x, encoded)
+            self.model_ = self._adapt(learner, x, encoded, unlabeled)
             self.model_.labels = seen.tolist()
         # Last, so that shots which could not be learned are not kept.
-        self._learner, self._seen, self._shots = learner, seen, (x, labels)
+        self._learner, self._seen, self._shots, self._unlabeled = learner, seen, (x, labels), unlabeled
         self.classes_ = unique_labels(seen, *known, *([] if classes is None else [np.asarray(classes)]))
         return self
