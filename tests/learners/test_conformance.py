@@ -15,10 +15,16 @@ from kshot.learners.relation import RelationNet
 @testing.parametrize(
     *all_learners().values(),
     lambda: kshot.MAML(models.MLP(8, hidden=(32,)), way=5, inner_lr=0.3, inner_steps=5, order=1),
+    lambda: kshot.MAML(models.MLP(8, hidden=(32,)), way=5, inner_lr=0.3, inner_steps=5, order=1, learned_rates=True),
+    lambda: kshot.MetaSGD(models.MLP(8, hidden=(32,)), way=5, inner_lr=0.3, inner_steps=3, order=1),
     lambda: kshot.ANIL(models.MLP(8, hidden=(32,)), way=5, inner_lr=0.5, inner_steps=10, order=1),
     lambda: kshot.ProtoNet(models.MLP(8, hidden=(32,), out_features=16), scale=0.5, symmetric=True),
     lambda: MatchingNet(models.MLP(8, hidden=(32,), out_features=16), context_steps=2),
     lambda: RelationNet(models.MLP(8, hidden=(32,), out_features=16), hidden=32, loss="cross_entropy"),
+    lambda: kshot.SoftKMeansProtoNet(models.MLP(8, hidden=(32,), out_features=16), variant="plain"),
+    lambda: kshot.SoftKMeansProtoNet(models.MLP(8, hidden=(32,), out_features=16), variant="distractor"),
+    lambda: kshot.MetaLSTM(models.MLP(8, hidden=(32,)), way=5, inner_lr=0.3, inner_steps=4, hidden=8),
+    lambda: kshot.CNAPs(models.MLP(8, hidden=(32, 32)), encoder=models.MLP(8, hidden=(32,))),
 )
 def test_conformance(check):
     check()
@@ -110,6 +116,17 @@ class SecretlyTransductive(NearestMean):
 def test_the_suite_finds_what_is_wrong(cls, name):
     with pytest.raises(AssertionError):
         testing.CHECKS[name](lambda: cls(models.MLP(8, hidden=(16,))), "classification")
+
+
+class FirstOrderInName(kshot.MAML):
+    def __init__(self):
+        super().__init__(models.MLP(8, hidden=(32,)), way=5, inner_lr=0.3, inner_steps=2)
+        self.meta_gradient = "first_order"
+
+
+def test_the_suite_finds_a_first_order_flag_that_does_nothing():
+    with pytest.raises(AssertionError, match="meta-gradient is not first-order"):
+        testing.CHECKS["meta-gradient"](FirstOrderInName, "classification")
 
 
 def test_check_learner_names_the_check():

@@ -7,9 +7,10 @@ import math
 import pytest
 import torch
 from test_maml import Linear, regression_task
+from torch.nn import functional as F
 
 import kshot
-from kshot import models, testing
+from kshot import engine, models, testing
 from kshot.errors import UnsupportedError
 from kshot.learners.imaml import conjugate_gradients
 from kshot.learners.maml import importance
@@ -173,6 +174,8 @@ def test_multi_step_loss_is_the_weighted_sum_of_the_losses_after_each_step():
         expected.append((torch.stack(each) * importance(3, 0.5)).sum())
     torch.testing.assert_close(found, torch.stack(expected))
     torch.testing.assert_close(learner(episodes, mode="vmap"), found)
+    with engine.compile_backend("aot_eager"):
+        torch.testing.assert_close(learner(episodes, mode="compile"), found)
     learner.begin_step(10)
     torch.testing.assert_close(learner(episodes, mode="loop"), last)
 
@@ -232,6 +235,32 @@ def test_the_trainer_says_how_far_it_is_also_after_a_resume(tmp_path):
     assert learner.told[:-1] == list(range(learner.told[0], 4))
 
 
+def test_maml_plus_plus_resumes_bit_for_bit(tmp_path):
+    """What changes in the course of a training goes on where it stood."""
+
+    class Stops(kshot.training.Callback):
+        def on_step(self, trainer, step, metrics):
+            if step == 4:
+                raise KeyboardInterrupt
+
+    def fit(out, callbacks=(), resume=False):
+        torch.manual_seed(0)
+        learner = kshot.MAML.plus_plus(models.Conv4(1, channels=4), 3, multi_step=5, first_order_until=3)
+        source = kshot.tasks.load("glyphs", way=3, shot=1, query=1)
+        kshot.Trainer(
+            learner, source, steps=7, meta_batch=2, val_tasks=2, progress=False, mode="loop", save_every=3,
+            out=tmp_path / out, callbacks=list(callbacks), resume=resume,
+        ).fit()  # fmt: skip
+        return learner.state_dict()
+
+    straight = fit("straight")
+    with pytest.raises(KeyboardInterrupt):
+        fit("broken", [Stops()])
+    resumed = fit("broken", resume=True)
+    assert all(torch.equal(value, resumed[name]) for name, value in straight.items())
+    assert "rates" in straight
+
+
 # ---------------------------------------------------------------- Meta-LSTM, ALFA, CNAPs
 
 
@@ -250,6 +279,31 @@ def test_metalstm_with_idle_gates_is_gradient_descent_with_a_decay():
     torch.testing.assert_close(adapted, keep * w - step * gradient)
 
 
+def test_metalstm_is_equation_2_with_gates_that_see_their_past():
+    """Three steps, number by number: every weight has an LSTM of its own, and all of them share its parameters."""
+    torch.manual_seed(0)
+    learner = kshot.MetaLSTM(Linear(), inner_lr=0.05, inner_steps=3, hidden=4)
+    with torch.no_grad():
+        learner.gates.weight.normal_()
+        learner.seen.normal_()
+    learner = learner.double()
+    episodes, (a, y, _, _) = regression_task(0)
+    w = learner.network.backbone.w.detach()
+    hidden, cell = (torch.zeros(3, 4, dtype=torch.float64) for _ in range(2))
+    i, f = (torch.zeros(3, dtype=torch.float64) for _ in range(2))
+    (w_i, w_f), (b_i, b_f), seen = learner.gates.weight, learner.gates.bias, learner.seen
+    for _ in range(3):
+        error = a @ w - y
+        gradient, loss = 2 / len(y) * a.T @ error, error.square().mean()
+        for k in range(3):
+            reads = torch.cat([preprocess(gradient[k]), preprocess(loss)])
+            hidden[k], cell[k] = (s.detach() for s in learner.reading(reads, (hidden[k], cell[k])))
+        i = torch.sigmoid(hidden @ w_i + w * seen[0, 0] + i * seen[1, 0] + b_i).detach()
+        f = torch.sigmoid(hidden @ w_f + w * seen[0, 1] + f * seen[1, 1] + b_f).detach()
+        w = f * w - i * gradient
+    torch.testing.assert_close(learner.adapt(episodes[0].support)["parameters"]["backbone.w"], w)
+
+
 def test_preprocessed_gradients():
     """Ravi and Larochelle 2017, appendix A, with p = 10."""
     x = torch.tensor([math.e, -math.exp(-5), 0.0, math.exp(-11)], dtype=torch.float64)
@@ -264,6 +318,56 @@ def test_alfa_begins_as_gradient_descent_with_weight_decay():
     gradient = 2 / len(y) * a.T @ (a @ w - y)
     adapted = learner.adapt(episodes[0].support)["parameters"]["backbone.w"]
     torch.testing.assert_close(adapted, (1 - 0.05 * 0.1) * w - 0.05 * gradient, rtol=1e-6, atol=1e-8)
+
+
+def test_alfa_makes_its_rates_of_the_means_of_weights_and_gradients():
+    torch.manual_seed(0)
+    learner = kshot.ALFA(Linear(), inner_lr=0.05, inner_steps=2, decay=0.1)
+    with torch.no_grad():
+        learner.generator[-1].weight.normal_()
+        learner.generator[-1].bias.normal_()
+        learner.rates.copy_(torch.tensor([[0.05], [0.02]]))
+        learner.decays.copy_(torch.tensor([[0.1], [0.3]]))
+    learner = learner.double()
+    episodes, (a, y, _, _) = regression_task(1)
+    w = learner.network.backbone.w.detach()
+    for step in (0, 1, 1):  # a third step takes the last one's rates
+        gradient = 2 / len(y) * a.T @ (a @ w - y)
+        alpha, beta = 1 + learner.generator(torch.stack([gradient.mean(), w.mean()])).detach()
+        w = (1 - beta * learner.decays[step]) * w - alpha * learner.rates[step] * gradient
+    adapted = learner.adapt(episodes[0].support, steps=3)["parameters"]["backbone.w"]
+    torch.testing.assert_close(adapted, w.detach())
+
+
+def test_cnaps_is_equations_2_and_3():
+    torch.manual_seed(0)
+    learner = kshot.CNAPs(models.MLP(8, hidden=(16,), out_features=6), hidden=12).eval()
+    with torch.no_grad():
+        learner.modulation[-1].weight.mul_(100)
+    task = testing.gaussian_episodes(1)[0]
+    first, last = (m for m in learner.network.backbone.modules() if isinstance(m, torch.nn.Linear))
+    turns = learner.modulation(learner.network.backbone(task.support.x).mean(0)).split([16, 6])
+
+    def modulated(x):
+        return F.linear((first(x) + turns[0]).relu(), last.weight, last.bias + turns[1])
+
+    z = modulated(task.support.x)
+    means = torch.stack([z[task.support.y == k].mean(0) for k in range(5)])
+    head = learner.head(means)
+    expected = modulated(task.query.x) @ head[:, :-1].T / 6**0.5 + head[:, -1]
+    torch.testing.assert_close(learner.predict(learner.adapt(task.support), task.query.x), expected)
+
+
+@pytest.mark.parametrize("norm", ["support", "batch"])
+def test_cnaps_takes_a_norms_statistics_from_the_support_or_from_the_queries(norm):
+    torch.manual_seed(0)
+    learner = kshot.CNAPs(models.Conv4(1, channels=4, image_size=16), norm=norm).eval()
+    support = kshot.Examples.of(torch.rand(6, 1, 16, 16), torch.arange(3).repeat(2))
+    x = torch.rand(5, 1, 16, 16)
+    adapted = learner.adapt(support)
+    alone = learner.predict(adapted, x[:2])
+    assert torch.allclose(learner.predict(adapted, x)[:2], alone, atol=1e-5) is (norm == "support")
+    assert learner.transductive is (norm == "batch")
 
 
 def test_cnaps_makes_a_network_for_the_task_and_a_head_for_any_number_of_classes():

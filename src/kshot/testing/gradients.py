@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from kshot import engine
+from kshot.engine.inner import Step, Update, Weights
 from kshot.episodes import Episodes
 from kshot.learners import Learner
+from kshot.learners.gradient import GradientLearner
 
 STEPS = (1e-6, 1e-7, 1e-8)
 """Of central differences in float64, whose own error is about h^2 + 1e-16 / h: 1e-10 to 1e-8 for values near one. The
@@ -76,11 +78,43 @@ def check_exact(learner: Learner, episodes: Episodes) -> None:
 
 
 def check_first_order(learner: Learner, episodes: Episodes) -> None:
-    """The derivative with the inner steps' sum held constant: d/d theta of L(theta + delta; query).
+    """The derivative with the inner gradients held constant, by finite differences.
 
-    delta is what `adapt` adds to where it starts, which `adapt(support, steps=0)` returns. It must also differ from
-    the exact one: a first-order flag that does nothing is the predecessors' oldest bug.
+    Where the inner loop is an update rule of ours (`GradientLearner`), the rule gets the same gradients again while the
+    parameters move, its own among them. Elsewhere the sum of the inner steps is held: d/d theta of
+    L(theta + delta; query), delta being what `adapt` adds to where it starts, which `adapt(support, steps=0)` returns.
     """
+    held = _same_gradients if isinstance(learner, GradientLearner) else _same_steps
+    value = held(learner, episodes)
+    directional_check(learner, value, _gradient(learner, episodes), "first-order")
+
+
+def _same_gradients(learner: GradientLearner, episodes: Episodes) -> Callable[[], Tensor]:
+    """The objective, whose inner loops meet the gradients that they meet now, whatever the parameters are."""
+    rule, met = learner.update, []
+
+    def record(step: Step, weights: Weights, state: Any) -> tuple[Weights, Any]:
+        met.append(Step(step.number, step.loss.detach(), {name: g.detach() for name, g in step.gradients.items()}))
+        return rule(step, weights, state)
+
+    def objective(update: Update) -> Tensor:
+        learner.update = update  # type: ignore[method-assign]
+        try:
+            return engine.task_losses(learner, episodes, "loop").mean()
+        finally:
+            del learner.update
+
+    objective(record)
+
+    def value() -> Tensor:
+        again = iter(met)
+        return objective(lambda step, weights, state: rule(next(again), weights, state))
+
+    return value
+
+
+def _same_steps(learner: Learner, episodes: Episodes) -> Callable[[], Tensor]:
+    """The loss after the steps that the inner loops take now, from wherever the parameters are."""
     features = engine.with_features(learner, episodes)
     start = [learner.adapt(task.support, steps=0) for task in features]
     end = [learner.adapt(task.support) for task in features]
@@ -95,8 +129,7 @@ def check_first_order(learner: Learner, episodes: Episodes) -> None:
             losses.append(learner.loss(learner.predict_with_mask(adapted, task.query), task.query))
         return torch.stack(losses).mean()
 
-    gradient = _gradient(learner, episodes)
-    directional_check(learner, value, gradient, "first-order")
+    return value
 
 
 def check_reptile(learner: Learner, episodes: Episodes) -> None:
