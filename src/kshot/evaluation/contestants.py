@@ -8,16 +8,14 @@ One rule for all, and every part of it can be said otherwise:
 - Without a fixed head a train task has as many classes as those examples allow, with as many queries as shots: harder
   tasks, that compare more classes, teach more (Snell et al. 2017, sec. 3.1); to a conventional classifier an episode is
   a batch.
-- A learner whose meta-gradient is Reptile's learns from support alone: queries become support, and its outer loop is
-  SGD with a rate of 1.
-- An inner loop whose default is MAML's of the sinusoids, of 0.01, takes five steps of 0.1 for classes: what MAML++
-  begins with.
+- A learner whose meta-gradient is Reptile's learns from support alone: queries become support.
+- What a learner itself suggests for such tasks comes before its defaults (`Learner.suggested`, `suggested_training`):
+  five inner steps of 0.1 for classes where the default is MAML's of the sinusoids, SGD with a rate of 1 for Reptile.
 - Tasks of uneven size, and what the data's own `train` options say, stay as they are.
 """
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -37,13 +35,6 @@ EXAMPLES = {"images": 120, "vectors": 500}
 
 QUERIES = 5
 """The most queries a class in the train tasks of a learner with a fixed head."""
-
-SINUSOIDS = 0.01
-"""The default of `inner_lr` that was chosen for regression."""
-
-INNER_LOOP = {"inner_lr": 0.1, "inner_steps": 5}
-
-REPTILE = {"optimizer": "sgd", "lr": 1.0}
 
 Choice = str | Mapping[str, Any]
 """`"maml"`, `"maml,inner_lr=0.4"`, or `{"name": "maml", "inner_lr": 0.4}`; with sections `training` and `train`."""
@@ -117,13 +108,13 @@ def build(one: Contestant, source: TaskSource, backbone: Any, training: Mapping[
     from kshot.training.config import build_learner, resolve
     from kshot.training.validation import check_fits
 
-    one = replace(one, learner={**inner_loop(one, source), **one.learner})
+    one = replace(one, learner={**suggested(one, source), **one.learner})
     config = configuration(one, source.name, backbone, training)
     own = suited(build_learner(config, source), source, one.train)
     learner = build_learner(config, own)  # with the head that those tasks need
     for split in own.splits.values():
         check_fits(learner, split, own.example_shape)
-    defaults = {"meta_batch": meta_batch(learner, own), **(REPTILE if learner.meta_gradient == "reptile" else {})}
+    defaults = {"meta_batch": meta_batch(learner, own), **learner.suggested_training}
     full = configuration(one, own.name, backbone, {**defaults, **training})
     return Built(learner, resolve(full, own), own)
 
@@ -147,12 +138,10 @@ def configuration(one: Contestant, data: str, backbone: Any, training: Mapping[s
     return parse_config({**content, **({} if backbone is None else {"backbone": backbone})}, f"learner {one.label}")
 
 
-def inner_loop(one: Contestant, source: TaskSource) -> dict[str, Any]:
-    """Options of a learner's inner loop where its own default is for regression and the tasks are not."""
-    takes = inspect.signature(all_learners()[one.learner["name"].lower()].__init__).parameters
-    asked = "inner_lr" in one.learner or "inner_steps" in one.learner
-    default = takes["inner_lr"].default if "inner_lr" in takes else None
-    return INNER_LOOP if source.kind == "classification" and default == SINUSOIDS and not asked else {}
+def suggested(one: Contestant, source: TaskSource) -> Mapping[str, Any]:
+    """What a learner suggests for tasks of the source's kind, unless some of it was asked for."""
+    found = all_learners()[one.learner["name"].lower()].suggested.get(source.kind, {})
+    return {} if any(name in one.learner for name in found) else found
 
 
 def suited(learner: Learner, source: TaskSource, asked: Mapping[str, Any]) -> TaskSource:

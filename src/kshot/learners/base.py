@@ -16,7 +16,7 @@ import contextlib
 import inspect
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,9 @@ class Learner(CapturedModule):
             accuracy that they reach there. A learner that has to find its algorithm from nothing takes more steps; one
             that states less accuracy has a reason for it written beside.
         unrolls: whether its hooks take the examples one after another, so that a compiled graph grows with them.
+        suggested: by kind of tasks, constructor arguments that suit it better than the defaults do; a comparison takes
+            them where none of them is said otherwise.
+        suggested_training: arguments of a `Trainer` that suit it better than the defaults do, likewise.
         sequential: whether the queries are steps of time, so that an output depends on the queries before it, too, and
             never on those after it.
     """
@@ -72,6 +75,8 @@ class Learner(CapturedModule):
     toy_steps: int = 250
     toy_accuracy: float = 0.85
     unrolls: bool = False
+    suggested: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    suggested_training: ClassVar[Mapping[str, Any]] = {}
     sequential: bool = False
 
     def __init__(self) -> None:

@@ -15,6 +15,9 @@ from kshot.errors import UnsupportedError
 from kshot.learners.base import Learner, MetaGradient
 from kshot.models import Network, Statistics
 
+STEPS_FOR_CLASSES = {"classification": {"inner_lr": 0.1, "inner_steps": 5}}
+"""What MAML++ begins with, for those whose defaults are MAML's of the sinusoids."""
+
 
 class GradientLearner(Learner):
     """A network whose weights take `inner_steps` steps of an update rule; `update` is what its subclasses differ in.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from kshot.engine.inner import Step, Weights, trajectory
 from kshot.episodes import Examples
 from kshot.errors import UnsupportedError
-from kshot.learners.gradient import GradientLearner
+from kshot.learners.gradient import STEPS_FOR_CLASSES, GradientLearner
 from kshot.models import MLP
 from kshot.models.step_norms import StepNorms
 
@@ -47,6 +47,7 @@ class MAML(GradientLearner):
         UnsupportedError: an order, a number of steps or a norm that there is not, or `step_norms` without norm layers.
     """
 
+    suggested = STEPS_FOR_CLASSES
     importance: Tensor
 
     def __init__(

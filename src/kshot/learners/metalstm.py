@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kshot.engine.inner import Step, Weights
 from kshot.errors import UnsupportedError
-from kshot.learners.gradient import GradientLearner
+from kshot.learners.gradient import STEPS_FOR_CLASSES, GradientLearner
 from kshot.models import MLP
 from kshot.models.recurrent import LSTMCell
 
@@ -39,6 +39,8 @@ class MetaLSTM(GradientLearner):
     Raises:
         UnsupportedError: an `inner_lr` that no gate can have.
     """
+
+    suggested = STEPS_FOR_CLASSES
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from kshot.engine.inner import Step, Weights
-from kshot.learners.gradient import GradientLearner
+from kshot.learners.gradient import STEPS_FOR_CLASSES, GradientLearner
 from kshot.models import MLP
 
 
@@ -27,6 +27,8 @@ class MetaSGD(GradientLearner):
         test_steps: inner steps in eval mode; `inner_steps` by default. `adapt(support, steps=...)` overrides both.
         norm: as for `MAML`.
     """
+
+    suggested = STEPS_FOR_CLASSES
 
     def __init__(
         self,

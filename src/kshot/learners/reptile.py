@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,8 @@ class Reptile(GradientLearner):
         beta2: decay of Adam's second moments; None for SGD.
         norm: `"support"` is the paper's inductive evaluation, `"batch"` its transductive one.
     """
+
+    suggested_training: ClassVar[Mapping[str, Any]] = {"optimizer": "sgd", "lr": 1.0}
 
     def __init__(
         self,

@@ -84,21 +84,21 @@ def check_first_order(learner: Learner, episodes: Episodes) -> None:
     parameters move, its own among them. Elsewhere the sum of the inner steps is held: d/d theta of
     L(theta + delta; query), delta being what `adapt` adds to where it starts, which `adapt(support, steps=0)` returns.
     """
-    held = _same_gradients if isinstance(learner, GradientLearner) else _same_steps
-    value = held(learner, episodes)
+    value = (_same_gradients if isinstance(learner, GradientLearner) else _same_steps)(learner, episodes)
     directional_check(learner, value, _gradient(learner, episodes), "first-order")
 
 
-def _same_gradients(learner: GradientLearner, episodes: Episodes) -> Callable[[], Tensor]:
+def _same_gradients(learner: Any, episodes: Episodes) -> Callable[[], Tensor]:
     """The objective, whose inner loops meet the gradients that they meet now, whatever the parameters are."""
-    rule, met = learner.update, []
+    rule: Update = learner.update
+    met: list[Step] = []
 
     def record(step: Step, weights: Weights, state: Any) -> tuple[Weights, Any]:
         met.append(Step(step.number, step.loss.detach(), {name: g.detach() for name, g in step.gradients.items()}))
         return rule(step, weights, state)
 
     def objective(update: Update) -> Tensor:
-        learner.update = update  # type: ignore[method-assign]
+        learner.update = update
         try:
             return engine.task_losses(learner, episodes, "loop").mean()
         finally:
