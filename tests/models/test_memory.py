@@ -165,6 +165,25 @@ def test_an_ntm_memory_begins_empty_and_at_place_0() -> None:
     assert isinstance(build(memory.config), NTMMemory)
 
 
+def test_the_writing_heads_of_a_tape_move_on_and_the_reading_ones_look() -> None:
+    torch.manual_seed(0)
+    memory = NTMMemory(5, 12, 4, read_heads=2, write_heads=1, start="tape").double()
+    with torch.no_grad():
+        memory.heads.weight.zero_()
+    hidden = torch.zeros(5, dtype=F64)
+    state = memory.initial((), hidden)
+    for step in range(5):
+        with torch.no_grad():
+            _, state = memory(hidden, state)
+        assert int(state["weights"][2].argmax()) == step + 1
+        assert float(state["weights"][2].max()) > 0.5
+    gates = memory.heads.bias.detach()[memory._tanh + 4 :][:3].sigmoid()  # of content, after the erase vector
+    assert gates[:2].min() > 0.75
+    assert gates[2] < 0.15
+    neutral = NTMMemory(5, 12, 4, read_heads=2, write_heads=1)
+    assert neutral.heads.bias.abs().max() < 1 <= memory.heads.bias.abs().max()
+
+
 def test_least_recently_used_access_by_hand() -> None:
     """Santoro et al. 2016, eq. 2-8, in plain Python, for two steps of one head and then of two."""
     for heads in (1, 2):
@@ -216,6 +235,8 @@ def test_a_learned_strength_begins_where_it_is_told() -> None:
     [
         (lambda: NTMMemory(5, slots=0), "expected slots of a memory to be at least 1, got 0"),
         (lambda: NTMMemory(5, read_heads=0), "expected read_heads of a memory to be at least 1, got 0"),
+        (lambda: NTMMemory(5, start="tap"), "expected start to be 'neutral' or 'tape', got 'tap'"),
+        (lambda: NTMMemory(5, shifts=0, start="tape"), "expected shifts of at least 1, as the heads of a tape move"),
         (lambda: NTMMemory(5, 4, shifts=2), "expected shifts between 0 and 1, half of the 4 slots, got 2"),
         (lambda: LRUAMemory(5, 3, heads=4), "expected at most one head for each of the 3 slots, got 4"),
         (lambda: LRUAMemory(5, decay=1.5), r"expected a decay in \[0, 1\], got 1.5"),

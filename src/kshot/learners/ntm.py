@@ -37,6 +37,7 @@ class NTM(Learner):
         read_heads, write_heads: how many.
         shifts: the furthest that a head moves in a step.
         layers: of the LSTM.
+        start: of the heads, `"neutral"` or `"tape"`; see `NTMMemory`.
 
     Raises:
         UnsupportedError: a size below 1, an unknown controller, or a feed-forward controller without a memory.
@@ -60,6 +61,7 @@ class NTM(Learner):
         write_heads: int = 1,
         shifts: int = 1,
         layers: int = 1,
+        start: Literal["neutral", "tape"] = "neutral",
     ) -> None:
         super().__init__()
         sizes = {"in_features": in_features, "out_features": out_features, "hidden": hidden, "layers": layers}
@@ -74,7 +76,7 @@ class NTM(Learner):
                 "controller='lstm', or slots of at least 1 and layers=1"
             )
         self.in_features, self.out_features = in_features, out_features
-        self.memory = NTMMemory(hidden, slots, width, read_heads, write_heads, shifts) if slots else None
+        self.memory = NTMMemory(hidden, slots, width, read_heads, write_heads, shifts, start) if slots else None
         seen = 0 if self.memory is None else self.memory.out_features
         self.cells = nn.ModuleList(
             LSTMCell(hidden if layer else in_features, hidden, extra=0 if layer else seen)
