@@ -6,15 +6,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kshot.episodes import Examples, first_tensor
+from kshot.episodes import Examples
 from kshot.errors import UnsupportedError
-from kshot.functional import one_hot
-from kshot.learners.base import Learner
+from kshot.learners.context import ContextLearner
 from kshot.models import MLP
 from kshot.models.attention import MultiHeadAttention
 
 
-class InContextTransformer(Learner):
+class InContextTransformer(ContextLearner):
     """Support examples with their labels attend to each other, queries to them: no gradient at adaptation.
 
     Tokens are f(x_i) + g(y_i) and, for a query, f(x); in every layer (of one set of weights for both) the support's
@@ -34,8 +33,6 @@ class InContextTransformer(Learner):
         UnsupportedError: no layer, or a number of heads that does not divide the size.
     """
 
-    native = True
-
     def __init__(
         self,
         backbone: nn.Module,
@@ -45,31 +42,16 @@ class InContextTransformer(Learner):
         heads: int = 4,
         out_features: int = 1,
     ) -> None:
-        super().__init__()
+        super().__init__(backbone, way, out_features)
         if layers < 1:
             raise UnsupportedError(f"expected at least one layer, got {layers}")
-        self.backbone, self._way = backbone, way
-        self.outputs = "values" if way is None else "logits"
-        labels = self.targets = out_features if way is None else way
         self.example = nn.Linear(int(backbone.out_features), size)  # type: ignore[arg-type]
-        self.label = nn.Linear(labels, size, bias=False)
+        self.label = nn.Linear(self.labels, size, bias=False)
         self.layers = nn.ModuleList([Layer(size, heads) for _ in range(layers)])
-        self.head = nn.Sequential(nn.LayerNorm(size), nn.Linear(size, labels))
-
-    @property
-    def way(self) -> int | None:
-        return self._way
-
-    @property
-    def target_size(self) -> int | None:
-        return None if self._way else self.targets
-
-    def features(self, x: Any) -> Any:
-        return self.backbone(x)
+        self.head = nn.Sequential(nn.LayerNorm(size), nn.Linear(size, self.labels))
 
     def adapt(self, support: Examples) -> dict[str, Any]:  # type: ignore[override]
-        z = first_tensor(support.x)
-        y = one_hot(support.widen(self._way), z.dtype) if self._way else support.y
+        z, y = self.pairs(support)
         tokens = self.example(z) + self.label(y)
         memories = []
         for layer in self.layers:

@@ -10,13 +10,13 @@ from torch.nn import functional as F
 
 from kshot.episodes import Examples, first_tensor
 from kshot.errors import UnsupportedError
-from kshot.functional import class_means, one_hot
-from kshot.learners.base import Learner
+from kshot.functional import class_means
+from kshot.learners.context import ContextLearner
 from kshot.models import MLP
 from kshot.models.attention import MultiHeadAttention
 
 
-class CNP(Learner):
+class CNP(ContextLearner):
     """Encodes every support pair, averages, and decodes at the query: a distribution over its target.
 
     r_i = h(x_i, y_i), r = mean of the r_i, (mu, sigma) = g(x, r) (Garnelo et al. 2018, eq. 2-4). A class label is not
@@ -32,17 +32,17 @@ class CNP(Learner):
         out_features: values of a target, for regression.
     """
 
-    native = True
     toy_steps = 1500
 
     def __init__(
         self, backbone: nn.Module, way: int | None = None, size: int = 128, layers: int = 2, out_features: int = 1
     ) -> None:
-        super().__init__()
+        super().__init__(backbone, way, out_features)
         if size < 1 or layers < 0:
             raise UnsupportedError(f"expected a size of at least 1 and at least 0 layers, got {size} and {layers}")
-        self.backbone, self._way, self.size, self.targets = backbone, way, size, out_features
-        self.outputs = "mean_variance" if way is None else "logits"
+        self.size = size
+        if way is None:
+            self.outputs = "mean_variance"
         features = int(backbone.out_features)  # type: ignore[arg-type]
         labels = out_features if way is None else 0
         self.encoder = MLP(features + labels, hidden=[size] * layers, out_features=size)
@@ -50,24 +50,12 @@ class CNP(Learner):
         self.decoder = MLP(features + seen, hidden=[size] * layers, out_features=out)
 
     @property
-    def way(self) -> int | None:
-        return self._way
-
-    @property
-    def target_size(self) -> int | None:
-        return None if self._way else self.targets
-
-    @property
     def input_shape(self) -> tuple[int, ...] | None:
         return getattr(self.backbone, "input_shape", None)
 
-    def features(self, x: Any) -> Any:
-        return self.backbone(x)
-
     def encode(self, support: Examples) -> Tensor:
         """r_i of the support `[..., n, d]`: `[..., n, size]`."""
-        z = first_tensor(support.x)
-        r: Tensor = self.encoder(z if self._way else torch.cat([z, support.y], -1))
+        r: Tensor = self.encoder(first_tensor(support.x) if self._way else torch.cat(self.pairs(support), -1))
         return r
 
     def adapt(self, support: Examples) -> dict[str, Any]:  # type: ignore[override]
@@ -138,10 +126,7 @@ class ANP(CNP):
         return {"memory": self.across.remember(self.keys(z), r), "mask": support.mask}
 
     def encode(self, support: Examples) -> Tensor:
-        if not self._way:
-            return super().encode(support)
-        z = first_tensor(support.x)
-        r: Tensor = self.encoder(torch.cat([z, one_hot(support.widen(self._way), z.dtype)], -1))
+        r: Tensor = self.encoder(torch.cat(self.pairs(support), -1))
         return r
 
     def predict(self, adapted: dict[str, Any], x: Tensor) -> Tensor:

@@ -11,12 +11,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from kshot.episodes import Examples, first_tensor
-from kshot.errors import UnsupportedError
-from kshot.functional import one_hot
-from kshot.learners.base import Learner
+from kshot.learners.context import ContextLearner
 
 
-class RecurrentLearner(Learner):
+class RecurrentLearner(ContextLearner):
     """Reads (x_1, nothing), (x_2, y_1), (x_3, y_2), ...: a label arrives one step after its example, so that an
     example's own label can be asked for at its step (Hochreiter, Younger, Conwell 2001; Santoro et al. 2016, sec. 2).
 
@@ -31,18 +29,11 @@ class RecurrentLearner(Learner):
     """
 
     abstract: ClassVar[bool] = True
-    native = True
     unrolls = True
     support_order_matters = True
 
     def __init__(self, backbone: nn.Module, way: int | None, out_features: int) -> None:
-        super().__init__()
-        if way is not None and way < 2:
-            raise UnsupportedError(f"expected at least 2 classes, got way={way}; way=None makes a regressor")
-        self.backbone, self._way = backbone, way
-        self.outputs = "values" if way is None else "logits"
-        self.labels = out_features if way is None else way
-        """Entries of a label, and of an output."""
+        super().__init__(backbone, way, out_features)
         self.inputs = int(backbone.out_features) + self.labels  # type: ignore[arg-type]
         """Entries of what a step reads."""
 
@@ -54,22 +45,10 @@ class RecurrentLearner(Learner):
     def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         """The output `[..., labels]` for an input `[..., inputs]`, and the next state."""
 
-    @property
-    def way(self) -> int | None:
-        return self._way
-
-    @property
-    def target_size(self) -> int | None:
-        return None if self._way else self.labels
-
-    def features(self, x: Any) -> Any:
-        return self.backbone(x)
-
     def read(self, support: Examples) -> tuple[Tensor, Any, Tensor]:
         """Of the support `[..., n]`: an output for each example before its label is seen, the last state, and the last
         label, which is still to be read."""
-        z = first_tensor(support.x)
-        y = one_hot(support.widen(self._way), z.dtype) if self._way else support.y
+        z, y = self.pairs(support)
         state, label, outputs = self.initial(z), torch.zeros_like(y[..., 0, :]), []
         for i in range(support.size):
             output, after = self.step(torch.cat([z[..., i, :], label], -1), state)

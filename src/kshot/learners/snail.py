@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kshot.episodes import Examples, first_tensor
+from kshot.episodes import Examples
 from kshot.errors import UnsupportedError
-from kshot.functional import hide, one_hot
-from kshot.learners.base import Learner
+from kshot.functional import hide
+from kshot.learners.context import ContextLearner
 from kshot.models import MLP
 
 Cache = dict[str, Tensor]
 
 
-class SNAIL(Learner):
+class SNAIL(ContextLearner):
     """Temporal convolutions remember, attention looks things up: a sequence of labelled examples, and the query last.
 
     Attention, TC, attention, TC, attention, and a linear map (sec. 3). A TC block has a dense block for each dilation
@@ -36,7 +36,6 @@ class SNAIL(Learner):
         UnsupportedError: no support at all; in `adapt`, a longer one than `max_support`.
     """
 
-    native = True
     support_order_matters = True
 
     def __init__(
@@ -48,16 +47,13 @@ class SNAIL(Learner):
         sizes: tuple[tuple[int, int], tuple[int, int], tuple[int, int]] = ((64, 32), (256, 128), (512, 256)),
         out_features: int = 1,
     ) -> None:
-        super().__init__()
+        super().__init__(backbone, way, out_features)
         if max_support < 1 or not sizes:
             raise UnsupportedError(
                 f"expected a max_support of at least 1 example and an attention block, got {max_support} and {sizes!r}"
             )
-        self.backbone, self._way = backbone, way
         self.max_support: int = max_support
-        self.outputs = "values" if way is None else "logits"
-        labels = out_features if way is None else way
-        size = int(backbone.out_features) + labels  # type: ignore[arg-type]
+        size = int(backbone.out_features) + self.labels  # type: ignore[arg-type]
         blocks: list[nn.Module] = []
         for i, (key, value) in enumerate(sizes):
             blocks.append(Attention(size, key, value))
@@ -67,19 +63,7 @@ class SNAIL(Learner):
                     blocks.append(Dense(size, filters, 2**level))
                     size += filters
         self.blocks = nn.ModuleList(blocks)
-        self.head = nn.Linear(size, labels)
-        self.labels = self.targets = labels
-
-    @property
-    def way(self) -> int | None:
-        return self._way
-
-    @property
-    def target_size(self) -> int | None:
-        return None if self._way else self.targets
-
-    def features(self, x: Any) -> Any:
-        return self.backbone(x)
+        self.head = nn.Linear(size, self.labels)
 
     def adapt(self, support: Examples) -> dict[str, Any]:  # type: ignore[override]
         # Of padding nobody knows here how much is real: the reach of the dilations is no limit of what runs.
@@ -89,8 +73,7 @@ class SNAIL(Learner):
                 f"with max_support={support.size}, give fewer examples, or use a learner without such a limit "
                 "(ProtoNet, InContextTransformer)"
             )
-        z = first_tensor(support.x)
-        y = one_hot(support.widen(self._way), z.dtype) if self._way else support.y
+        z, y = self.pairs(support)
         # The real examples come last, next to where the query will stand; convolutions go by places.
         order = support.mask.to(torch.uint8).argsort(dim=-1, stable=True).unsqueeze(-1)
         mask = support.mask.gather(-1, order.squeeze(-1))
