@@ -165,9 +165,9 @@ def test_an_ntm_memory_begins_empty_and_at_place_0() -> None:
     assert isinstance(build(memory.config), NTMMemory)
 
 
-def test_the_writing_heads_of_a_tape_move_on_and_the_reading_ones_look() -> None:
+def test_the_first_writing_head_of_a_tape_moves_on_and_the_others_look() -> None:
     torch.manual_seed(0)
-    memory = NTMMemory(5, 12, 4, read_heads=2, write_heads=1, start="tape").double()
+    memory = NTMMemory(5, 12, 4, read_heads=2, write_heads=2, start="tape").double()
     with torch.no_grad():
         memory.heads.weight.zero_()
     hidden = torch.zeros(5, dtype=F64)
@@ -177,10 +177,10 @@ def test_the_writing_heads_of_a_tape_move_on_and_the_reading_ones_look() -> None
             _, state = memory(hidden, state)
         assert int(state["weights"][2].argmax()) == step + 1
         assert float(state["weights"][2].max()) > 0.5
-    gates = memory.heads.bias.detach()[memory._tanh + 4 :][:3].sigmoid()  # of content, after the erase vector
-    assert gates[:2].min() > 0.75
+    gates = memory.heads.bias.detach()[memory._tanh + 8 :][:4].sigmoid()  # of content, after the erase vectors
+    assert gates[[0, 1, 3]].min() > 0.75
     assert gates[2] < 0.15
-    neutral = NTMMemory(5, 12, 4, read_heads=2, write_heads=1)
+    neutral = NTMMemory(5, 12, 4, read_heads=2, write_heads=2)
     assert neutral.heads.bias.abs().max() < 1 <= memory.heads.bias.abs().max()
 
 

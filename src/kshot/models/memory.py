@@ -26,8 +26,8 @@ EMPTY = 1e-6
 """What an unwritten memory holds (Collier and Beel 2018, "Implementing Neural Turing Machines", sec. 3.1)."""
 
 LOOK, MOVE, STRENGTH = 2.0, 3.0, 8.0
-"""Of a tape's heads, added to what a linear map begins with: to the gates of the reading ones; to the gates (less) and
-the shifts of the writing ones; to all key strengths. On priority sort a strength of 30 learned slower."""
+"""Of a tape's heads, added to what a linear map begins with: to the gates of those that look; to the shifts, and less
+to the gate of the one that moves; to all key strengths. On priority sort a strength of 30 learned slower."""
 
 
 class Memory(CapturedModule):
@@ -100,8 +100,8 @@ class NTMMemory(Memory):
         in_features, slots, width, read_heads, write_heads: see `Memory`.
         shifts: the furthest that a head can move in a step, k: by -k, ..., k places.
         start: what the heads do before anything is learned. `"neutral"`: what comes of a linear map's usual beginning;
-            `"tape"`: the writing ones move on a place a step, the reading ones look by content and stay. That keeps
-            what is read apart from the start, which priority sort needs to be learned at all.
+            `"tape"`: the first writing head moves on a place a step, all others look by content. What is read is kept
+            apart from the start, and can be found, and erased where it is found: priority sort needs that.
 
     Raises:
         UnsupportedError: shifts beyond half of the slots, another start, or a tape that cannot move.
@@ -145,11 +145,12 @@ class NTMMemory(Memory):
         )
         gates, strengths = sigmoid[self.write_heads * self.width :], softplus[: len(softplus) // 2]
         kernels = softmax.view(-1, 2 * self.shifts + 1)
-        gates[: self.read_heads] += LOOK
-        gates[self.read_heads :] -= MOVE
         strengths += STRENGTH
-        kernels[: self.read_heads, self.shifts] += MOVE
-        kernels[self.read_heads :, self.shifts + 1] += MOVE
+        gates += LOOK
+        kernels[:, self.shifts] += MOVE
+        first = self.read_heads  # of the writing ones
+        gates[first] -= LOOK + MOVE
+        kernels[first] = kernels[first].roll(1)
 
     def initial(self, batch_shape: Sequence[int], like: Tensor) -> State:
         heads = self.read_heads + self.write_heads
