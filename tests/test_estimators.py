@@ -70,6 +70,10 @@ def test_examples_without_labels_are_for_learners_that_make_use_of_them(images_l
     assert np.allclose(bit_by_bit.fit(pictures, LABELS).predict_proba(new), without, atol=1e-6), "fit forgets them"
     with pytest.raises(UnsupportedError, match="ProtoNet makes no use of unlabelled examples"):
         FewShotClassifier(images_learner).fit(pictures, LABELS, unlabeled=more)
+    few = FewShotClassifier(images_learner)
+    with pytest.raises(UnsupportedError, match="ProtoNet makes no use of unlabelled examples"):
+        few.partial_fit(pictures[:2], list("aa"), unlabeled=more)
+    assert few.partial_fit(pictures[:2], list("aa")).partial_fit(pictures[2:4], list("bb")).predict(new).shape == (2,)
     with pytest.raises(UnsupportedError, match="without a run there is only a closed-form head, which makes no use"):
         FewShotClassifier().fit(np.eye(4), list("abab"), unlabeled=np.eye(4))
 

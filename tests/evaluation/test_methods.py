@@ -13,18 +13,21 @@ from sklearn.linear_model import Ridge as SklearnRidge
 import kshot
 from kshot import engine, randomness
 from kshot.episodes import Examples
-from kshot.evaluation.methods import Method, choose
-from kshot.evaluation.regressors import MeanPredictor, Ridge
+from kshot.evaluation.conventional import Conventional
+from kshot.evaluation.methods import Method, choose, methods
+from kshot.evaluation.regressors import FineTunedRegressor, MeanPredictor, Ridge
 from kshot.learners import FineTuning, JointTraining
+from kshot.models.norms import FeatureMean
 from kshot.testing.toys import sinusoid_episodes, uneven
+from kshot.training.pretrain import PretrainedNetwork
 
 
 def test_ridge_is_scikit_learns():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(12, 3)), rng.normal(size=(12, 1))
     support = Examples.of(torch.from_numpy(x).float(), torch.from_numpy(y).float())
-    ridge = Ridge()
-    adapted = ridge.adapt(support, l2=0.7)
+    ridge = Ridge(l2=0.7)
+    adapted = ridge.adapt(support)
     reference = SklearnRidge(alpha=0.7).fit(x, y)
     expected = torch.from_numpy(reference.predict(x)).float().view(-1, 1)
     assert torch.allclose(ridge.predict(adapted, support.x), expected, atol=1e-5)
@@ -79,6 +82,39 @@ def test_the_best_on_val_tasks_is_chosen_and_what_diverged_is_not():
     episodes = dataclasses.replace(drawn, support=support, query=query)  # on a line, which ridge finds
     broken = MeanPredictor()
     broken.predict = lambda adapted, x: torch.full_like(x, torch.nan)  # type: ignore[method-assign]
-    strong, weak = Method(Ridge(), {"l2": 0.1}), Method(Ridge(), {"l2": 1e6})
+    strong, weak = Method(Ridge(0.1)), Method(Ridge(1e6))
     assert choose([Method(broken), weak, strong], episodes, "mse") is strong
     assert choose([weak, strong], None, "mse") is weak, "the most ordinary one, where there is nothing to choose by"
+    slow, quick = Method(strong.learner, {"steps": 20}), Method(strong.learner, {"steps": 5})
+    assert choose([slow, quick], episodes, "mse") is quick, "of equals the one that takes fewer steps"
+
+
+def test_a_fine_tuned_regressor_runs_its_network_as_it_is():
+    """Against torch's own Adam; also with norm layers that nobody may adapt."""
+    with randomness.seeded(0):
+        network = torch.nn.Sequential(torch.nn.Linear(1, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 1)).eval()
+        network[1].running_mean.normal_()
+    before = copy.deepcopy(network.state_dict())
+    task = sinusoid_episodes(1)[0]
+    learner = FineTunedRegressor(network, steps=3, lr=0.01).eval()
+    found = learner.predict(learner.adapt(task.support), task.query.x)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    adam = torch.optim.Adam(network.parameters(), lr=0.01)
+    for _ in range(3):
+        adam.zero_grad()
+        torch.nn.functional.mse_loss(network(task.support.x), task.support.y).backward()
+        adam.step()
+    torch.testing.assert_close(found, network(task.query.x), rtol=1e-5, atol=1e-5)
+
+
+def test_methods_leave_the_random_state_alone(sinusoids):
+    with randomness.seeded(0):
+        learner = kshot.ANIL(kshot.models.MLP(1, hidden=(8,)))
+        network = PretrainedNetwork(kshot.models.MLP(1, hidden=(8,)), 1).eval()
+    state = torch.get_rng_state()
+    made = methods(
+        "fine_tuned", learner, sinusoids.test, Conventional(network, FeatureMean(8)), sinusoids.test.sample(2, seed=0)
+    )
+    assert torch.equal(torch.get_rng_state(), state)
+    assert len(made) == 7
+    assert all(not method.learner.training for method in made)

@@ -83,12 +83,12 @@ def test_the_linear_probe_is_logistic_regression():
         assert torch.allclose(logits.softmax(-1), expected, atol=2e-3)
 
 
-def test_a_linear_probe_of_unit_features_does_not_see_their_lengths():
+def test_a_linear_probe_of_unit_length_does_not_see_lengths():
     torch.manual_seed(0)
     support = testing.gaussian_episodes(1)[0].support
     rows = torch.arange(1.0, support.size + 1)[:, None]  # the mean of the training features is still zero
-    for unit, same in ((True, True), (False, False)):
-        probe = kshot.LinearProbe(models.MLP(8, hidden=(16,), out_features=8), unit=unit).eval()
+    for normalise, same in (("cl2", True), ("scale", False)):
+        probe = kshot.LinearProbe(models.MLP(8, hidden=(16,), out_features=8), normalise=normalise).eval()
         a, b = probe.adapt(support), probe.adapt(support.replace_x(support.x * rows))
         assert torch.allclose(a["weight"], b["weight"], atol=1e-5) is same
 

@@ -236,7 +236,7 @@ def test_a_learned_strength_begins_where_it_is_told() -> None:
         (lambda: NTMMemory(5, slots=0), "expected slots of a memory to be at least 1, got 0"),
         (lambda: NTMMemory(5, read_heads=0), "expected read_heads of a memory to be at least 1, got 0"),
         (lambda: NTMMemory(5, start="tap"), "expected start to be 'neutral' or 'tape', got 'tap'"),
-        (lambda: NTMMemory(5, shifts=0, start="tape"), "expected shifts of at least 1, as the heads of a tape move"),
+        (lambda: NTMMemory(5, shifts=0, start="tape"), "expected shifts of at least 1, as a head of a tape moves"),
         (lambda: NTMMemory(5, 4, shifts=2), "expected shifts between 0 and 1, half of the 4 slots, got 2"),
         (lambda: LRUAMemory(5, 3, heads=4), "expected at most one head for each of the 3 slots, got 4"),
         (lambda: LRUAMemory(5, decay=1.5), r"expected a decay in \[0, 1\], got 1.5"),

@@ -63,9 +63,9 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize("name", SEQUENCES)
-@pytest.mark.parametrize("uneven", [False, True])
-def test_the_answers_are_right(name: str, uneven: bool) -> None:
-    options = {"length": (2, 25)} if uneven and name == "priority_sort" else {}
+@pytest.mark.parametrize("longest", [None, 10, 25])
+def test_the_answers_are_right(name: str, longest: int | None) -> None:
+    options = {"length": (2, longest)} if longest and name == "priority_sort" else {}
     split = tasks.load(name, **options).train
     episodes = split.sample(40, seed=3)
     assert isinstance(episodes.support.x, torch.Tensor)
@@ -85,7 +85,10 @@ def test_the_answers_are_right(name: str, uneven: bool) -> None:
         lengths.add(int(support.mask.sum()))
         expected = ANSWERS[name](support.x[support.mask].double().tolist(), split.options["width"])
         assert query.y[query.mask].tolist() == expected
-    assert len(lengths) > 1 or (name == "priority_sort" and not uneven)
+    assert len(lengths) > 1 or (name == "priority_sort" and not longest)
+    assert split.query_size == episodes.query.y.shape[1]
+    if name == "priority_sort":
+        assert split.query_size == min(16, longest or 20)
 
 
 @pytest.mark.parametrize(

@@ -87,13 +87,15 @@ def adapt_files(
     """
     from kshot import datasets
     from kshot.cli.predict import expand
-    from kshot.learners.adapted import adapt
+    from kshot.learners.adapted import adapt, check_semi_supervised
 
     if learner.transform is None:
         raise UnsupportedError(
             f"this {type(learner).__name__} was saved without a transform, so nothing says how it reads files: it was "
             "trained on arrays or functions. Use kshot.adapt(learner, (x, labels)) in Python"
         )
+    if unlabeled:
+        check_semi_supervised(learner)  # before many files are read
     x, labels, files = datasets.read_support(support, learner.transform, skip_bad=skip_bad)
     options: dict[str, Any] = {} if steps is None else {"steps": steps}
     extra: list[str] = []

@@ -91,7 +91,7 @@ def read_examples(
 
     if isinstance(transform, ImageTransform) and skip_bad:
         decoded, errors = decode([(str(path), Path(path).read_bytes) for path in paths], transform)
-        refuse_bad(decoded.bad, errors, bool(decoded.names), where="the files to label")
+        refuse_bad(decoded.bad, errors, bool(decoded.names), where="those given")
         return decoded.x, decoded.names
     if not isinstance(transform, TableTransform):
         return read_images(paths, transform), [str(path) for path in paths]

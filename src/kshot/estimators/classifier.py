@@ -16,6 +16,7 @@ from kshot.episodes import first_tensor
 from kshot.errors import ConfigError, SupportError, UnsupportedError
 from kshot.estimators.base import FewShotEstimator, joined
 from kshot.estimators.discriminant import Discriminant
+from kshot.learners.adapted import check_semi_supervised
 from kshot.learners.base import Learner
 
 
@@ -133,6 +134,7 @@ class FewShotClassifier(ClassifierMixin, FewShotEstimator):  # type: ignore[misc
             x, labels = self._examples(learner, X, "support", reset=first), column_or_1d(y, warn=True)
             check_consistent_length(first_tensor(x), labels)
             if unlabeled is not None:
+                check_semi_supervised(learner)  # now, while they can still be left out
                 unlabeled = self._examples(learner, unlabeled, "unlabeled")
         if learner is None and unlabeled is not None:
             raise UnsupportedError(

@@ -31,7 +31,7 @@ def learner_input(learner: Learner, examples: Any, what: str = "support") -> Inp
             - floats `[n, *shape]` (or flat `[n, d]`): normalised, as a task source yields them;
             - a data frame, for a learner of tables: its columns are taken by name, and standardised;
             - a dict of tensors, for a learner that takes one.
-        what: "support" or "query", for error messages.
+        what: "support", "query" or "unlabeled", for error messages.
 
     Raises:
         SupportError: something else, another shape, NaNs, or images for a learner without an image transform.

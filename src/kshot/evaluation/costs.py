@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,14 +31,11 @@ class Cost:
     bytes: int
 
 
-def adaptation_cost(
-    learner: Learner, split: TaskSplit, *, seed: int = 1, tasks: int = TASKS, options: Mapping[str, Any] | None = None
-) -> Cost:
+def adaptation_cost(learner: Learner, split: TaskSplit, *, seed: int = 1, tasks: int = TASKS) -> Cost:
     """Adapts to some tasks of a split, one at a time, in eval mode.
 
     Args:
         tasks: at most so many, after the warm-up; fewer where they take long.
-        options: of the learner's `adapt`.
     """
     device = device_of(learner)
     times: list[float] = []
@@ -52,7 +48,7 @@ def adaptation_cost(
             support = episodes.widen(learner.way).support[0]
             _wait(device)
             start = time.perf_counter()
-            adapted: Any = learner.adapt(engine.featured(learner, support), **(options or {}))
+            adapted: Any = learner.adapt(engine.featured(learner, support))
             _wait(device)
             times.append(time.perf_counter() - start)
     return Cost(statistics.median(times[WARM_UP:]), engine.tensor_bytes(adapted))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import itertools
 import math
 import queue
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from kshot.engine import FeatureCache
 from kshot.episodes import Episodes
 from kshot.errors import KshotError, UnsupportedError
 from kshot.evaluation.conventional import Conventional, baseline_source, default_network, fresh_network
-from kshot.evaluation.regressors import MeanPredictor, Ridge
+from kshot.evaluation.regressors import FineTunedRegressor, MeanPredictor, Ridge
 from kshot.evaluation.scores import device_of, example_shape
 from kshot.learners import FineTuning, JointTraining, LinearProbe, SimpleShot
 from kshot.learners.base import Learner
@@ -34,18 +33,29 @@ SELECTION_TASKS = 12
 _AT_ONCE = 16
 """Tasks of a chunk where every task has a network of its own."""
 
-Grid = dict[float, tuple[int, ...]]
-"""Numbers of steps to try, by learning rate; the first of all is taken where there is nothing to choose by."""
+Settings = tuple[dict[str, Any], ...]
 
-FINE_TUNING: dict[str, Grid] = {
-    "classification": {0.001: (20, 10, 5), 0.0001: (20, 10, 5)},
-    "regression": {0.01: (30, 10, 5, 1), 0.001: (30, 10, 5)},
+
+def _adam(*rates: tuple[float, tuple[int, ...]]) -> Settings:
+    """Numbers of steps to try, by learning rate."""
+    return tuple({"lr": lr, "steps": steps} for lr, numbers in rates for steps in numbers)
+
+
+SETTINGS: dict[str, dict[str, Settings]] = {
+    "classification": {
+        "fine_tuned": _adam((0.001, (20, 10, 5)), (0.0001, (20, 10, 5))),
+        "linear_probe": tuple({"normalise": n, "l2": l2} for n in ("cl2", "scale") for l2 in (0.01, 0.001, 0.1)),
+        "nearest_centroid": ({"normalise": "cl2"}, {"normalise": "none"}),
+        "from_scratch": _adam((0.001, (30, 10)), (0.01, (30, 10))),
+    },
+    "regression": {
+        "fine_tuned": _adam((0.01, (30, 10, 5, 1)), (0.001, (30, 10, 5))),
+        "from_scratch": _adam((0.01, (100, 30))),
+        "ridge": ({"l2": 1.0}, {"l2": 0.1}, {"l2": 10.0}),
+        "mean": ({},),
+    },
 }
-SCRATCH: dict[str, Grid] = {
-    "classification": {0.001: (30, 10), 0.01: (30, 10)},
-    "regression": {0.01: (100, 30)},
-}
-PENALTIES = ({"l2": 0.01}, {"l2": 0.001}, {"l2": 0.1})
+"""What is tried of each baseline; the first is taken where there is nothing to choose by."""
 
 
 @dataclass
@@ -54,13 +64,11 @@ class Method:
 
     Attributes:
         learner: what runs it, in eval mode.
-        options: of its `adapt`.
-        settings: how to call the choice.
+        settings: what was chosen for it.
         cache: of features, where it has some.
     """
 
     learner: Learner
-    options: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     cache: FeatureCache | None = None
 
@@ -80,7 +88,7 @@ class Method:
             return torch.cat([self._scores(self.learner, chunk, mode) for chunk in episodes.chunks(_AT_ONCE)])
 
     def _scores(self, learner: Learner, episodes: Episodes, mode: str) -> Tensor:
-        outputs = engine.predict_queries(learner, episodes, mode, cache=self.cache, **self.options)
+        outputs = engine.predict_queries(learner, episodes, mode, cache=self.cache)
         return metrics.score(outputs, episodes.query).cpu()
 
     def _side_by_side(self, episodes: Episodes) -> Tensor:
@@ -136,52 +144,40 @@ def methods(
     Raises:
         UnsupportedError: the learner's architecture cannot be trained so.
     """
-    device, classification = device_of(learner), split.kind == "classification"
-    if name == "ridge":
-        return [Method(Ridge(), {"l2": l2}, {"l2": l2}) for l2 in (1.0, 0.1, 10.0)]
-    if name == "mean":
-        return [Method(MeanPredictor())]
-    made: list[Method] = []
-    if name == "from_scratch":
-        for setting in _settings(SCRATCH[split.kind]):
-            made.append(Method(untrained(learner, split, episodes, **setting), settings=setting))
-    elif network is None:
+    if network is None and name in ("fine_tuned", "linear_probe", "nearest_centroid"):
         return []
-    elif name == "fine_tuned":
-        for setting in _settings(FINE_TUNING[split.kind]):
-            made.append(Method(_fine_tuned(network, classification, **setting), settings=setting))
-    else:
-        backbone, cache = network.network.backbone, None
-        for unit, setting in itertools.product((True, False), PENALTIES if name == "linear_probe" else ({},)):
-            head: ConventionalLearner = (
-                LinearProbe(backbone, unit=unit)
-                if name == "linear_probe"
-                else SimpleShot(backbone, normalise="cl2" if unit else "none")
-            )
-            head.mean = network.mean
-            # All of them start from the network's features, which need to be computed once.
-            cache = FeatureCache(head) if cache is None else cache
-            made.append(Method(head, setting, {"unit_length": unit, **setting}, cache))
-    for method in made:
-        method.learner.to(device).eval()
+    made = []
+    for setting in SETTINGS[split.kind][name]:
+        one = _make(name, setting, learner, split, network, episodes)
+        made.append(Method(one.to(device_of(learner)).eval(), setting))
+    if made[0].learner.native and made[0].learner.shares_features():
+        # Heads on the network's features, which need to be computed once for all of them.
+        cache = FeatureCache(made[0].learner)
+        made = [replace(method, cache=cache) for method in made]
     return made
 
 
-def _settings(grid: Grid) -> list[dict[str, Any]]:
-    return [{"lr": lr, "steps": steps} for lr, numbers in grid.items() for steps in numbers]
-
-
-def _fine_tuned(network: Conventional, classification: bool, *, lr: float, steps: int) -> Learner:
-    pretrained = network.network
-    if classification:
-        tuned = FineTuning(pretrained.backbone, steps=steps, lr=lr)
-        tuned.mean = network.mean
-        return tuned
-    body = pretrained.backbone
-    if pretrained.head is not None:
-        body = Network(body, pretrained.head.out_features)
-        body.head = pretrained.head
-    return JointTraining(body, steps=steps, lr=lr)
+def _make(
+    name: str,
+    setting: Mapping[str, Any],
+    learner: Learner,
+    split: TaskSplit,
+    network: Conventional | None,
+    episodes: Episodes,
+) -> Learner:
+    if name == "ridge":
+        return Ridge(**setting)
+    if name == "mean":
+        return MeanPredictor()
+    if name == "from_scratch":
+        return untrained(learner, split, episodes, **setting)
+    assert network is not None
+    if name == "fine_tuned" and split.kind == "regression":
+        return FineTunedRegressor(network.network, **setting)
+    kind = {"fine_tuned": FineTuning, "linear_probe": LinearProbe, "nearest_centroid": SimpleShot}[name]
+    made: ConventionalLearner = kind(network.network.backbone, **setting)
+    made.mean = network.mean
+    return made
 
 
 def best_method(
@@ -242,7 +238,8 @@ def choose(candidates: Sequence[Method], selection: Episodes | None, metric: str
             return -math.inf
         return mean if metric == "accuracy" else -mean
 
-    return _uncached(max(candidates, key=worth))
+    # Of those that are equally good the quickest: what adapting costs is compared, too.
+    return _uncached(max(candidates, key=lambda candidate: (worth(candidate), -candidate.settings.get("steps", 0))))
 
 
 def _uncached(method: Method) -> Method:

@@ -7,7 +7,7 @@ import datetime
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,9 @@ class Result:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Result:
-        return cls(**{**content, "outcomes": [Outcome(**one) for one in content["outcomes"]]})
+        known = {field.name for field in fields(Outcome)}
+        outcomes = [Outcome(**{k: v for k, v in one.items() if k in known}) for one in content["outcomes"]]
+        return cls(**{**content, "outcomes": outcomes})
 
 
 def reproduce(

@@ -63,7 +63,7 @@ def shortfalls(found: list[tuple[Specification, Result | None]]) -> list[str]:
         # A result is of these very rows, or `entries` had not taken it.
         for row, one in zip(spec.rows_of(result.profile), result.outcomes, strict=True):
             if one.reached is False:
-                lines.append(f"{result.title}, {one.setting}: {row.reason or _budgets(result)}")
+                lines.append(f"{result.title}, {one.setting}: {row.reason or _budgets(result, spec)}")
     return lines
 
 
@@ -106,11 +106,11 @@ def _ours(one: Outcome) -> str:
     return f"{one.ours:{sign}.{digits}f} ± {one.half_width or 0.0:.{digits}f}"
 
 
-def _budgets(result: Result) -> str:
+def _budgets(result: Result, spec: Specification) -> str:
     t = result.training
     tasks = f"{t['meta_batch']} task" + ("" if t["meta_batch"] == 1 else "s")
     ours = f"trained {t['seconds'] / 60:.1f} minutes: {t['steps']:,} steps of {tasks}"
-    return ours + (f"; the paper {result.paper_budget}" if result.paper_budget else "")
+    return ours + (f"; the paper {spec.paper_budget}" if spec.paper_budget else "")
 
 
 def _training(result: Result) -> str:

@@ -179,9 +179,7 @@ def value(
     if network is not None:
         tuned = best_method("fine_tuned", learner, split, network, seed=seed, settings=settings.get("fine_tuned"))
         if tuned is not None:
-            tune_seconds = adaptation_cost(
-                tuned.learner, split, seed=seed, tasks=REPEATS, options=tuned.options
-            ).seconds
+            tune_seconds = adaptation_cost(tuned.learner, split, seed=seed, tasks=REPEATS).seconds
     training = learner.provenance.get("seconds")
     break_even = None
     if training is not None and tune_seconds is not None:

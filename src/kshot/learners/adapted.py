@@ -219,6 +219,18 @@ def prepare_support(
     return examples, labels
 
 
+def check_semi_supervised(learner: Learner) -> None:
+    """Raises UnsupportedError for a learner that makes no use of unlabelled examples."""
+    if not learner.semi_supervised:
+        from kshot.learners import all_learners
+
+        can = ", ".join(cls.__name__ for cls in all_learners().values() if cls.semi_supervised)
+        raise UnsupportedError(
+            f"{type(learner).__name__} makes no use of unlabelled examples: leave unlabeled out, or use a learner that "
+            f"does ({can})"
+        )
+
+
 def prepare_unlabeled(learner: Learner, support: Examples, unlabeled: Any) -> Unlabeled | None:
     """Checks the unlabelled examples of a task, given beside its support set or in it.
 
@@ -232,14 +244,7 @@ def prepare_unlabeled(learner: Learner, support: Examples, unlabeled: Any) -> Un
             return None
         x = prepare_input(learner, given.x, "unlabeled")
         return replace(given, x=x, mask=given.mask.to(first_tensor(x).device))
-    if not learner.semi_supervised:
-        from kshot.learners import all_learners
-
-        can = ", ".join(cls.__name__ for cls in all_learners().values() if cls.semi_supervised)
-        raise UnsupportedError(
-            f"{type(learner).__name__} makes no use of unlabelled examples: leave unlabeled out, or use a learner that "
-            f"does ({can})"
-        )
+    check_semi_supervised(learner)
     if given is not None:
         raise SupportError("the unlabelled examples are there twice: in the support set and as unlabeled")
     x = prepare_input(learner, unlabeled, "unlabeled")

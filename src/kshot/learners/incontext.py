@@ -30,7 +30,7 @@ class InContextTransformer(ContextLearner):
         out_features: values of a target, for regression.
 
     Raises:
-        UnsupportedError: no layer, or a number of heads that does not divide the size.
+        UnsupportedError: a single class, no layer, or a number of heads that does not divide the size.
     """
 
     def __init__(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,17 +26,25 @@ class LinearProbe(ConventionalLearner):
         classes: of the training pool.
         l2: the penalty, `l2 / 2 * |weights|^2` beside the mean cross entropy: scikit-learn's `C = 1 / (n * l2)`.
             `adapt(support, l2=...)` overrides it.
-        unit: each centred feature vector is brought to length one instead, as in `SimpleShot`.
+        normalise: "scale" as above, or "cl2": each centred feature vector is brought to length one (`SimpleShot`).
 
     Raises:
-        UnsupportedError: a penalty that is not positive.
+        UnsupportedError: a penalty that is not positive, or another normalisation.
     """
 
-    def __init__(self, backbone: nn.Module, classes: int | None = None, l2: float = 0.01, unit: bool = False) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        classes: int | None = None,
+        l2: float = 0.01,
+        normalise: Literal["scale", "cl2"] = "scale",
+    ) -> None:
         super().__init__(backbone, classes)
+        if normalise not in ("scale", "cl2"):
+            raise UnsupportedError(f"expected normalise to be 'scale' or 'cl2', got {normalise!r}")
         if not l2 > 0:
             raise UnsupportedError(f"expected a positive penalty l2, got {l2!r}")
-        self.l2, self.unit = float(l2), unit
+        self.l2, self.normalise = float(l2), normalise
 
     def adapt(self, support: Examples, *, l2: float | None = None) -> dict[str, Tensor]:  # type: ignore[override]
         if l2 is not None and not l2 > 0:
@@ -47,7 +57,7 @@ class LinearProbe(ConventionalLearner):
 
     def _standardised(self, z: Tensor) -> Tensor:
         z = z - self.mean.mean
-        return F.normalize(z, dim=-1, eps=1e-6) if self.unit else z / self.mean.length
+        return F.normalize(z, dim=-1, eps=1e-6) if self.normalise == "cl2" else z / self.mean.length
 
     @classmethod
     def tiny(cls, kind: str = "classification") -> LinearProbe:

@@ -40,7 +40,8 @@ class NTM(Learner):
         start: of the heads, `"neutral"` or `"tape"`; see `NTMMemory`.
 
     Raises:
-        UnsupportedError: a size below 1, an unknown controller, or a feed-forward controller without a memory.
+        UnsupportedError: a size below 1, an unknown controller or start, or what needs a memory without one: a
+            feed-forward controller, a tape.
     """
 
     outputs = "bits"
@@ -74,6 +75,10 @@ class NTM(Learner):
             raise UnsupportedError(
                 "expected a feed-forward controller to have a memory and one layer, as it keeps nothing itself: use "
                 "controller='lstm', or slots of at least 1 and layers=1"
+            )
+        if start != "neutral" and not slots:
+            raise UnsupportedError(
+                f"expected slots of at least 1 for start={start!r}, got 0: without a memory leave it out"
             )
         self.in_features, self.out_features = in_features, out_features
         self.memory = NTMMemory(hidden, slots, width, read_heads, write_heads, shifts, start) if slots else None

@@ -33,7 +33,7 @@ class SNAIL(ContextLearner):
         out_features: values of a target, for regression.
 
     Raises:
-        UnsupportedError: no support at all; in `adapt`, a longer one than `max_support`.
+        UnsupportedError: a single class, no support at all; in `adapt`, a longer one than `max_support`.
     """
 
     support_order_matters = True

@@ -25,13 +25,13 @@ class Network(nn.Module):
 
     Args:
         backbone: `[n, *shape] -> [n, out_features]`.
-        way: outputs of the head, one a class; None leaves the backbone's own output (regression).
+        outputs: of the head, one a class (or value); None leaves the backbone's own output.
     """
 
-    def __init__(self, backbone: nn.Module, way: int | None) -> None:
+    def __init__(self, backbone: nn.Module, outputs: int | None) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = None if way is None else nn.Linear(int(backbone.out_features), way)  # type: ignore[arg-type]
+        self.head = None if outputs is None else nn.Linear(int(backbone.out_features), outputs)  # type: ignore[arg-type]
         prepare_adapted(backbone)
         self.batch_statistics = prepare_adapted(self)
 

@@ -26,8 +26,9 @@ EMPTY = 1e-6
 """What an unwritten memory holds (Collier and Beel 2018, "Implementing Neural Turing Machines", sec. 3.1)."""
 
 LOOK, MOVE, STRENGTH = 2.0, 3.0, 8.0
-"""Of a tape's heads, added to what a linear map begins with: to the gates of those that look; to the shifts, and less
-to the gate of the one that moves; to all key strengths. On priority sort a strength of 30 learned slower."""
+"""Of a tape's heads, beside what a linear map begins with: LOOK is added to the gates of those that look, MOVE to their
+shift of 0; of the one that moves, MOVE is added to its shift of 1 and taken from its gate; STRENGTH is added to all key
+strengths. On priority sort a strength of 30 learned slower."""
 
 
 class Memory(CapturedModule):
@@ -121,7 +122,9 @@ class NTMMemory(Memory):
         if start not in ("neutral", "tape"):
             raise UnsupportedError(f"expected start to be 'neutral' or 'tape', got {start!r}")
         if start == "tape" and shifts == 0:
-            raise UnsupportedError("expected shifts of at least 1, as the heads of a tape move, got 0")
+            raise UnsupportedError(
+                "expected shifts of at least 1, as a head of a tape moves, got 0: use shifts=1, or start='neutral'"
+            )
         if shifts < 0 or 2 * shifts + 1 > slots:
             raise UnsupportedError(
                 f"expected shifts between 0 and {(slots - 1) // 2}, half of the {slots} slots, got {shifts!r}"
