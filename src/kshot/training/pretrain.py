@@ -192,13 +192,19 @@ def pretrain(
 def fresh_backbone(learner: Learner) -> nn.Module:
     """A network like the learner's backbone, freshly initialised from torch's current random state.
 
+    Where the backbone keeps its maps (`Conv4(flatten=False)`, for a relation network) this one gives vectors of them,
+    as a classifier needs.
+
     Raises:
         UnsupportedError: the learner has none.
     """
     backbone = find_backbone(learner)
     if isinstance(backbone, CapturedModule):
+        config = backbone.config
+        if not getattr(backbone, "flatten", True):
+            config = {**config, "arguments": {**config["arguments"], "flatten": True}}
         try:
-            built: nn.Module = capture.build(backbone.config)
+            built: nn.Module = capture.build(config)
             return built
         except ArtifactError:  # made of parts whose arguments are not known: a copy does as well
             pass
