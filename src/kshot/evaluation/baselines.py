@@ -16,7 +16,7 @@ from torch import Tensor
 from kshot.episodes import Episodes
 from kshot.errors import ConfigError, UnsupportedError, suggest
 from kshot.evaluation.conventional import baseline_source, conventional_network
-from kshot.evaluation.methods import choose, methods, selection_episodes
+from kshot.evaluation.methods import PRETRAINED, choose, methods, selection_episodes
 from kshot.evaluation.scores import Progress, device_of
 from kshot.learners.base import Learner
 from kshot.metrics import METRICS, Interval, interval, paired_difference
@@ -44,9 +44,6 @@ NO_BASELINES = {
     "learner of sequences (an NTM with slots=0 is a plain LSTM)"
 }
 """Why a kind of task has none."""
-
-PRETRAINED = frozenset({"fine_tuned", "linear_probe", "nearest_centroid"})
-"""Those that stand on the conventional network."""
 
 
 @dataclass

@@ -33,6 +33,9 @@ SELECTION_TASKS = 12
 _AT_ONCE = 16
 """Tasks of a chunk where every task has a network of its own."""
 
+PRETRAINED = frozenset({"fine_tuned", "linear_probe", "nearest_centroid"})
+"""The baselines that stand on the conventional network."""
+
 Settings = tuple[dict[str, Any], ...]
 
 
@@ -144,7 +147,7 @@ def methods(
     Raises:
         UnsupportedError: the learner's architecture cannot be trained so.
     """
-    if network is None and name in ("fine_tuned", "linear_probe", "nearest_centroid"):
+    if network is None and name in PRETRAINED:
         return []
     made = []
     for setting in SETTINGS[split.kind][name]:

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kshot.engine import FeatureCache
-from kshot.evaluation.baselines import BASELINES, PRETRAINED
+from kshot.evaluation.baselines import BASELINES
 from kshot.evaluation.ceiling import Ceiling
 from kshot.evaluation.conventional import Conventional
 from kshot.evaluation.costs import adaptation_cost
 from kshot.evaluation.curves import SHOTS, Curve, shots_curve
 from kshot.evaluation.evaluate import Evaluation
-from kshot.evaluation.methods import best_method
+from kshot.evaluation.methods import PRETRAINED, best_method
 from kshot.evaluation.text import columns, duration, show
 from kshot.learners.base import Learner
 from kshot.metrics import METRICS, Interval
