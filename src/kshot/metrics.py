@@ -20,6 +20,9 @@ from kshot.functional import mask_logits
 METRICS = {"classification": "accuracy", "regression": "mse", "sequence": "bit_error"}
 """How tasks of each kind are scored; of accuracies more is better, of errors less."""
 
+LOWER_IS_BETTER = frozenset({"mse", "bit_error", "nll"})
+"""The scores that are errors, the negative log-likelihood among them."""
+
 PERCENT = frozenset({"accuracy", "bit_error"})
 """The scores that are shares, shown in percent."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
@@ -12,9 +13,15 @@ from kshot import tasks
 from kshot.errors import ConfigError, KshotError, UnsupportedError
 from kshot.evaluation import by_instance
 from kshot.evaluation import reproduction_table as tables
-from kshot.evaluation.reproduction import read_result, reproduce
+from kshot.evaluation.evaluate import check_options
+from kshot.evaluation.measures import Measured, measure
+from kshot.evaluation.reproduction import judge, read_result, reproduce
 from kshot.evaluation.reproduction_spec import Row, load, names, parse
-from kshot.training.config import build_source, resolve
+from kshot.metrics import Interval
+from kshot.training.config import build_learner, build_source
+from kshot.training.validation import check_fits
+
+CLUSTERS = {"labels": "cactus", "clusters": 20, "partitions": 1, "way": 3, "query": 1}
 
 SPEC = {
     "title": "ProtoNet",
@@ -44,28 +51,78 @@ def spec(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", names())
-def test_a_committed_reproduction_can_be_built(name):
-    """Its profiles are configurations, its rows are of settings that the learner can do."""
+def test_a_committed_reproduction_can_be_measured(name):
+    """Its profiles are of learners that can do what its rows ask for; drawn glyphs stand in for images."""
     spec = load(name)
-    for profile in spec.profiles:
-        assert spec.rows_of(profile), f"nothing is measured in the {profile} profile"
     for profile in spec.profiles:
         config = spec.run_config(profile)
-        assert config.training.seed == 0
-        assert spec.digest(profile) == spec.digest(profile) != spec.digest(profile, seed=1)
-        for row in spec.rows_of(profile):
-            if row.against is not None:
+        assert spec.digest(profile) != spec.digest(profile, seed=1)
+        source = standing_in(config) if config.data.name in ("omniglot", "cifar_fs") else build_source(config)
+        learner = build_learner(config, source)
+        rows = spec.rows_of(profile)
+        assert rows, f"nothing is measured in the {profile} profile"
+        for row in rows:
+            split = source.test.replace(**row.tasks)
+            check_fits(learner, split, source.example_shape)
+            check_options(learner, row.options)
+            if row.norm is not None:
+                assert learner.with_norm(row.norm).norm == row.norm
+            if row.measure == "instance":
+                assert row.instance <= split.shot
+                assert callable(learner.online)
+            if row.measure == "unlabelled":
+                assert split.unlabeled_size
+            if row.measure == "against":
                 assert row.against in names()
+            if row.metric == "nll":
+                assert learner.outputs == "mean_variance"
 
 
-@pytest.mark.parametrize("name", [n for n in names() if n.startswith(("functions", "sinusoid"))])
-def test_generated_tasks_fit_their_learner(name):
-    spec = load(name)
-    config = spec.run_config("cpu")
-    source = build_source(config)
-    assert resolve(config, source).learner.name
-    for row in spec.rows:
-        assert source.test.replace(**row.tasks).sample(2, seed=0).support.mask.all()
+def standing_in(config):
+    """The tasks of a configuration, with glyphs for its images."""
+    data = config.data
+    train = {key: value for key, value in (data.train or {}).items() if key in ("way", "shot", "query")}
+    more = {key: getattr(data, key) for key in ("unlabeled", "distractors", "labelled") if getattr(data, key, None)}
+    return tasks.load("glyphs", way=data.way, shot=data.shot, query=data.query, train=train, **more)
+
+
+def test_what_a_row_has_to_reach():
+    def verdict(ours, half=0.5, metric="accuracy", difference=False, untrained=None, **row):
+        found = Measured(Interval(ours, half, 100), metric, False, difference)
+        before = None if untrained is None else Measured(Interval(untrained, half, 100), metric, False)
+        return judge(Row(setting="a", **row), found, before)
+
+    assert verdict(0.97, published=98.5, within=2).reached
+    assert not verdict(0.96, published=98.5, within=2).reached
+    assert verdict(0.60, at_least=60).reached
+    assert not verdict(0.59, at_least=60).reached
+    # Of a difference the whole interval has to lie above.
+    assert verdict(0.02, 0.01, "points", True, at_least=0).reached
+    assert not verdict(0.02, 0.03, "points", True, at_least=0).reached
+    assert not verdict(0.02, 0.02, "points", True, at_least=0).reached
+    assert verdict(0.9, metric="mse", at_most=1).reached
+    assert not verdict(1.1, metric="mse", at_most=1).reached
+    assert verdict(0.6, untrained=0.3, published=99, above_untrained=20).reached
+    assert not verdict(0.4, untrained=0.3, published=99, above_untrained=20).reached
+    assert verdict(0.6, untrained=0.3, above_untrained=20).goal == "20 points above untrained (30.0)"
+    # The published number alone: inside its interval, or within ours where it has none; better is reached, too.
+    assert verdict(0.986, 0.01, published=98.8, interval=0.3).reached
+    assert not verdict(0.983, 0.01, published=98.8, interval=0.3).reached
+    assert verdict(0.983, 0.01, published=98.8).reached
+    assert not verdict(0.983, 0.001, published=98.8).reached
+    assert verdict(0.36, 0.02, "mse", published=0.35).reached
+    assert not verdict(0.38, 0.02, "mse", published=0.35).reached
+    assert verdict(0.1, published=98.8, judged=False).reached is None
+    assert verdict(0.1).reached is None
+
+
+def test_the_full_profile_asks_for_the_published_number():
+    spec = load("omniglot-maml")
+    (cpu, full) = (spec.rows_of(profile)[0] for profile in ("cpu", "full"))
+    assert cpu.within == 5
+    assert full.within is None
+    assert full.published == cpu.published
+    assert load("ntm-copy").rows_of("full")[0].at_most == 1  # no number is published
 
 
 def test_a_reproduction_is_trained_measured_and_kept(spec, tmp_path):
@@ -88,13 +145,15 @@ def test_a_reproduction_is_trained_measured_and_kept(spec, tmp_path):
 
 def test_the_table_has_what_was_run_and_what_was_not(spec, monkeypatch):
     found = [(spec, None)]
-    assert tables.rows(found)[0] == ["ProtoNet", "3-way", "99.9", "-", "", "", "", "not run"]
+    assert tables.rows(found)[0] == ["ProtoNet", "3-way", "99.9", "-", "", "", "", "", "not run"]
     result = reproduce(spec, out="runs", results="kept", say=lambda _: None)
     found = [(spec, result)]
     row = tables.rows(found)[0]
     assert row[0] == "ProtoNet"
     assert row[-1] == "not reached"
     assert "±" in row[3]
+    assert float(row[4]) == pytest.approx(99.9 - result.outcomes[0].ours, abs=0.01)
+    assert tables.spent(found) == "0 minutes of training for 1 of 1 reproductions, the longest 0.0"
     (short,) = tables.shortfalls(found)
     assert short.startswith("ProtoNet, 3-way: trained")
     assert short.endswith("2 steps of 1 task; the paper many steps")
@@ -128,30 +187,89 @@ def test_what_there_is_not(spec, tmp_path):
 
 
 def test_accuracy_by_instance_counts_the_examples_of_a_class_as_they_come():
-    """A learner that answers with the label that it saw last for the same input is right from the second one on."""
+    """Of a learner that is right from the third example of a class on, and wrong before."""
 
-    class Remembers(kshot.LSTMLearner):
-        def online(self, support):
-            outputs = torch.zeros(*support.y.shape, 5)
-            for i in range(1, support.size):
-                same = (support.x[:, i : i + 1] - support.x[:, :i]).abs().sum(-1) < 1e-3
-                labels = torch.nn.functional.one_hot(support.y[:, :i], 5).float()
-                outputs[:, i] = (same.unsqueeze(-1) * labels).sum(1)
-            outputs[..., 0] += 0.5
-            return outputs
-
+    class FromTheThird(kshot.LSTMLearner):
         def features(self, x):
-            return x.mean((-1, -2, -3))[:, None].round(decimals=6)
+            return x.flatten(1)
 
-    source = tasks.load("glyphs", way=5, shot=3, query=1)
-    pool = source.test.pool
-    learner = Remembers(kshot.models.MLP(1, hidden=()), way=5)
+        def online(self, support):
+            one_hot = torch.nn.functional.one_hot(support.y, 5).float()
+            before = one_hot.cumsum(-2) - one_hot
+            seen = before.gather(-1, support.y.unsqueeze(-1))
+            return torch.where(seen >= 2, one_hot, one_hot.roll(1, -1))
+
+    source = tasks.load("glyphs", way=5, shot=4, query=1)
+    learner = FromTheThird(kshot.models.MLP(28 * 28, hidden=()), way=5)
     found = by_instance(learner, source.test, 20)
-    assert found.shape == (20, 3)
-    assert pool is not None
-    assert float(found[:, 0].mean()) == pytest.approx(0.2, abs=0.1)  # it answers 0 where it has seen nothing
+    assert found.tolist() == [[0.0, 0.0, 1.0, 1.0]] * 20
     with pytest.raises(UnsupportedError, match="ProtoNet answers after its support"):
         by_instance(kshot.ProtoNet(kshot.models.Conv4(1)), source.test, 2)
+
+
+@pytest.fixture
+def gaussian():
+    """Predicts mean 0 and variance 4, whatever it sees."""
+
+    class Gaussian(kshot.CNP):
+        def predict(self, adapted, x):
+            return torch.cat([torch.zeros_like(x), torch.full_like(x, math.log(4.0))], -1)
+
+    return Gaussian(kshot.models.MLP(1, hidden=()))
+
+
+def test_likelihoods_are_those_of_the_targets(gaussian):
+    source = tasks.load("sinusoids", shot=5, query=20)
+    found = measure(gaussian.eval(), source, Row(setting="nll", metric="nll"), 10, None)
+    y = source.test.sample(10, seed=1).query.y
+    by_hand = (0.5 * math.log(2 * math.pi * 4) + y.square() / 8).mean((1, 2))
+    assert found.metric == "nll"
+    assert found.interval.mean == pytest.approx(float(by_hand.mean()), rel=1e-5)
+    with pytest.raises(UnsupportedError, match="predicts no variance, so its targets have no likelihood"):
+        measure(
+            kshot.MAML(kshot.models.MLP(1, hidden=(4,), out_features=1)),
+            source,
+            Row(setting="a", metric="nll"),
+            2,
+            None,
+        )
+
+
+def test_a_row_against_another_learner_is_a_difference_on_the_same_tasks():
+    source = tasks.load("glyphs", way=3, shot=1, query=4)
+    torch.manual_seed(0)
+    one, other = (kshot.ProtoNet(kshot.models.Conv4(1, channels=4)).eval() for _ in range(2))
+    row = Row(setting="gain", measure="against", against="other")
+    found = measure(one, source, row, 12, other)
+    each = [100 * measure(learner, source, Row(setting="a"), 12, None).interval.mean for learner in (one, other)]
+    assert found.difference
+    assert found.percent[0] == pytest.approx(each[0] - each[1])
+    assert measure(one, source, row, 12, one).interval == Interval(0.0, 0.0, 12)
+
+
+def test_what_unlabelled_examples_bring_is_a_difference_on_the_same_tasks():
+    source = tasks.load("glyphs", way=3, shot=1, query=4, unlabeled=3, distractors=2)
+    torch.manual_seed(0)
+    learner = kshot.SoftKMeansProtoNet(kshot.models.Conv4(1, channels=4)).eval()
+    found = measure(learner, source, Row(setting="gain", measure="unlabelled"), 12, None)
+    scored = Row(setting="a")
+    labelled = Row(setting="a", tasks={"unlabeled": 0, "distractors": 0})
+    each = [measure(learner, source, row, 12, None).interval.mean for row in (scored, labelled)]
+    assert found.interval.mean == pytest.approx(each[0] - each[1])
+    assert found.interval.half_width > 0
+
+
+def test_a_reproduction_may_train_on_what_another_one_learned(spec, monkeypatch):
+    content = json.loads(json.dumps(SPEC))
+    content["config"]["data"] = {"name": "glyphs", "way": 3, "shot": 1, "query": 2, "train": CLUSTERS}
+    content["uses"] = {"data.train.embedding": "mine"}
+    clustered = parse(content, "clustered")
+    monkeypatch.setattr("kshot.evaluation.reproduction.load", lambda _: spec)
+    monkeypatch.setattr("kshot.evaluation.reproduction_spec.load", lambda _: spec)
+    said = []
+    result = reproduce(clustered, out="runs", results="kept", say=said.append)
+    assert [line.split(":")[0] for line in said[:2]] == ["mine", "clustered"]
+    assert result.training["steps"] == 2
 
 
 def test_a_row_may_predict_with_the_other_norm(spec):
@@ -160,8 +278,6 @@ def test_a_row_may_predict_with_the_other_norm(spec):
     assert learner.transductive
     assert not inductive.transductive
     row = Row(setting="inductive", norm="support", count=4)
-    from kshot.evaluation.measures import measure
-
     source = tasks.load("glyphs", way=3, shot=1, query=2)
     assert not measure(learner, source, row, 4, None).transductive
     with pytest.raises(UnsupportedError, match="ProtoNet adapts no norm layers"):

@@ -73,6 +73,17 @@ def test_reptiles_inner_loop_is_adam_without_momentum():
     torch.testing.assert_close(adapted, w.detach(), rtol=1e-6, atol=1e-9)
 
 
+def test_reptile_may_see_other_minibatches_when_tested():
+    """One step of SGD on the first examples of the support: all of them in training, two when tested."""
+    learner = kshot.Reptile(Linear(), inner_lr=0.05, inner_steps=1, test_steps=1, batch=None, test_batch=2, beta2=None)
+    episodes, (a, y, _, _) = regression_task(0)
+    w = learner.network.backbone.w.detach()
+    for training, seen in ((True, len(y)), (False, 2)):
+        adapted = learner.train(training).adapt(episodes[0].support)["parameters"]["backbone.w"]
+        by_hand = w - 0.05 * 2 / seen * a[:seen].T @ (a[:seen] @ w - y[:seen])
+        torch.testing.assert_close(adapted, by_hand)
+
+
 def test_minibatches_go_round_the_real_examples():
     mask = torch.tensor([True, False, True, True, False])
     examples = kshot.Examples(torch.arange(5.0)[:, None], torch.zeros(5, dtype=torch.int64), mask, torch.ones(2).bool())

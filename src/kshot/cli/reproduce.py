@@ -64,9 +64,12 @@ def command(
         if everything:
             known = tables.entries(results, profile, seed=seed)
             wanted = [spec.name for spec, result in known if result is None and profile in spec.profiles]
+        said: dict[str, object] = {"profile": profile, "seed": seed, "device": device}
+        said |= {"out": out, "results": results, "data-dir": data_dir}
+        flags = "".join(f" --{flag} {value}" for flag, value in said.items() if value is not None)
         failed = []
         for one in wanted:
-            context.meta[RESUME] = f"kshot reproduce {'--all' if everything else one} --profile {profile}"
+            context.meta[RESUME] = f"kshot reproduce {'--all' if everything else one}{flags}"
             try:
                 reproduce(
                     one,
@@ -90,6 +93,8 @@ def command(
         output.table(tables.HEAD, tables.rows(found, profile))
         for line in tables.shortfalls(found):
             output.say(f"short: {line}.")
+        if name is None:
+            output.say(f"in all {tables.spent(found)}.")
         output.result(tables.to_dict(found))
         if failed:
             raise KshotError(f"not reproduced: {', '.join(failed)}; the reasons are above")

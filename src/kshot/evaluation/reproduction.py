@@ -248,14 +248,14 @@ def judge(row: Row, found: Measured, untrained: Measured | None) -> Outcome:
         reached = sign * (ours - row.published) >= -row.within
     elif row.at_least is not None:
         goal = f"at least {row.at_least:g}"
-        # A difference has to be told from nothing: its whole interval counts.
-        reached = (ours - (half if found.difference else 0.0)) >= row.at_least
+        # A difference has to be told from that number: its whole interval lies above.
+        reached = ours - half > row.at_least if found.difference else ours >= row.at_least
     elif row.at_most is not None:
         goal = f"at most {row.at_most:g}"
         reached = ours <= row.at_most
     elif row.published is not None:
-        goal = "published, within both intervals" if row.interval is not None else "published, within our interval"
-        reached = sign * (ours - row.published) >= -((row.interval or 0.0) + half)
+        goal = "published, inside its interval" if row.interval is not None else "published, within our interval"
+        reached = sign * (ours - row.published) >= -(half if row.interval is None else row.interval)
     return Outcome(
         setting=row.setting,
         published=row.published,

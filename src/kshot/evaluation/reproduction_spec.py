@@ -54,9 +54,10 @@ class Row(Section):
             another reproduction's learner, `against`, on the same tasks.
         metric: `"score"`: accuracy, squared error or wrong bits; `"nll"`: the negative log-likelihood of the targets,
             of a learner that predicts mean and variance.
-        within, at_least, at_most, above_untrained: what counts as reached: so many points below the published number,
-            a number, or so many points above the same learner untrained. Without any of them: the published number,
-            within its interval (where one is printed) and ours.
+        within, at_least, at_most, above_untrained: what counts as reached in the `cpu` profile: so many points below
+            the published number, a number, or so many points above the same learner untrained. Without any of them,
+            and in the `full` profile wherever there is one: the published number, inside its interval, or within ours
+            where none is printed.
         judged: false where nothing is to be reached: a baseline's number, another setting's.
         profiles: in which ones it is measured.
         reason: why it falls short, where that is known to be more than the budget.
@@ -130,7 +131,12 @@ class Specification(Section):
         return parse_config(content, f"reproduction {self.name}")
 
     def rows_of(self, profile: str) -> list[Row]:
-        return [row for row in self.rows if profile in row.profiles]
+        """The rows that a profile measures; with the paper's budget its number is what is to be reached."""
+        rows = [row for row in self.rows if profile in row.profiles]
+        if profile == "cpu":
+            return rows
+        own = {"within": None, "at_least": None, "at_most": None, "above_untrained": None}
+        return [row if row.published is None else row.model_copy(update=own) for row in rows]
 
     def digest(self, profile: str, seed: int | None = None, *, rows: bool = True) -> str:
         """Of what decides the result: the run and what is measured; without `rows`, of the run alone."""

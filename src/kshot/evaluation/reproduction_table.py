@@ -8,8 +8,9 @@ from typing import Any
 
 from kshot.evaluation.reproduction import Outcome, Result, read_result
 from kshot.evaluation.reproduction_spec import Specification, load, names
+from kshot.metrics import LOWER_IS_BETTER
 
-HEAD = ("learner", "setting", "published", "ours", "goal", "training", "transductive", "")
+HEAD = ("learner", "setting", "published", "ours", "below it", "goal", "training", "transductive", "")
 
 
 def entries(
@@ -36,7 +37,7 @@ def rows(found: list[tuple[Specification, Result | None]], profile: str = "cpu")
             for row in spec.rows_of(profile) if there else spec.rows:
                 published = "-" if row.published is None else f"{row.published:g}"
                 verdict = "not run" if there else f"not run: {' and '.join(spec.profiles)} profile only"
-                cells.append([spec.title, row.setting, published, "-", "", "", "", verdict])
+                cells.append([spec.title, row.setting, published, "-", "", "", "", "", verdict])
             continue
         for one in result.outcomes:
             cells.append(
@@ -45,6 +46,7 @@ def rows(found: list[tuple[Specification, Result | None]], profile: str = "cpu")
                     one.setting,
                     _published(one),
                     _ours(one),
+                    _below(one),
                     one.goal,
                     _training(result),
                     "yes" if one.transductive else "",
@@ -67,6 +69,13 @@ def shortfalls(found: list[tuple[Specification, Result | None]]) -> list[str]:
     return lines
 
 
+def spent(found: list[tuple[Specification, Result | None]]) -> str:
+    """The training of all that was run, in minutes."""
+    seconds = [result.training["seconds"] for _, result in found if result is not None]
+    longest = f", the longest {max(seconds) / 60:.1f}" if seconds else ""
+    return f"{sum(seconds) / 60:.0f} minutes of training for {len(seconds)} of {len(found)} reproductions{longest}"
+
+
 def differences(found: list[tuple[Specification, Result | None]]) -> list[str]:
     """What is not as in the papers, beside the budgets."""
     return [f"{spec.title} ({spec.name}): {spec.differs}" for spec, _ in found if spec.differs]
@@ -76,6 +85,7 @@ def markdown(found: list[tuple[Specification, Result | None]], profile: str = "c
     """The table for the docs."""
     lines = ["| " + " | ".join(HEAD).rstrip() + " |", "|" + "---|" * len(HEAD)]
     lines += ["| " + " | ".join(row) + " |" for row in rows(found, profile)]
+    lines += ["", f"In all {spent(found)}."]
     for title, more in (("What falls short, and why:", shortfalls), ("What is not as in the papers:", differences)):
         items = [f"- {line}." for line in more(found)]
         lines += ["", title, "", *items] if items else []
@@ -100,8 +110,20 @@ def _published(one: Outcome) -> str:
     return f"{one.published:g}" + (f" ± {one.interval:g}" if one.interval is not None else "")
 
 
+def _below(one: Outcome) -> str:
+    """By how much the published number is better, reached or not."""
+    if one.published is None:
+        return ""
+    behind = (one.ours - one.published) if one.metric in LOWER_IS_BETTER else (one.published - one.ours)
+    return f"{behind:.{_digits(one)}f}" if behind > 0 else ""
+
+
+def _digits(one: Outcome) -> int:
+    return 3 if one.metric in ("mse", "nll") else 2
+
+
 def _ours(one: Outcome) -> str:
-    digits = 3 if one.metric in ("mse", "nll") else 2
+    digits = _digits(one)
     sign = "+" if one.metric == "points" else ""
     return f"{one.ours:{sign}.{digits}f} ± {one.half_width or 0.0:.{digits}f}"
 

@@ -37,6 +37,7 @@ class Reptile(GradientLearner):
         inner_steps: inner steps in training.
         test_steps: inner steps in eval mode. `adapt(support, steps=...)` overrides both.
         batch: examples that an inner step sees, one mini-batch of the support after the other; None: all of them.
+        test_batch: the same in eval mode; `batch` by default.
         beta2: decay of Adam's second moments; None for SGD.
         norm: `"support"` is the paper's inductive evaluation, `"batch"` its transductive one.
     """
@@ -53,20 +54,22 @@ class Reptile(GradientLearner):
         batch: int | None = 10,
         beta2: float | None = 0.999,
         norm: Literal["support", "batch"] = "support",
+        test_batch: int | None = None,
     ) -> None:
         super().__init__(backbone, way, inner_steps, 1, test_steps, norm)
-        if batch is not None and batch < 1:
-            raise UnsupportedError(f"expected a mini-batch of at least 1 example, or None for all, got {batch}")
+        for size in (batch, test_batch):
+            if size is not None and size < 1:
+                raise UnsupportedError(f"expected a mini-batch of at least 1 example, or None for all, got {size}")
         if beta2 is not None and not 0 <= beta2 < 1:
             raise UnsupportedError(f"expected beta2 in [0, 1), or None for SGD, got {beta2}")
-        self.inner_lr, self.batch, self.beta2 = float(inner_lr), batch, beta2
+        self.inner_lr, self.beta2 = float(inner_lr), beta2
+        self.batch, self.test_batch = batch, batch if test_batch is None else test_batch
         self.meta_gradient = "reptile"
-        self.support_order_matters = batch is not None
+        self.support_order_matters = self.batch is not None or self.test_batch is not None
 
     def inner_loss(self, step: int, weights: Weights, support: Examples) -> Tensor:
-        return super().inner_loss(
-            step, weights, support if self.batch is None else minibatch(support, step, self.batch)
-        )
+        size = self.batch if self.training else self.test_batch
+        return super().inner_loss(step, weights, support if size is None else minibatch(support, step, size))
 
     def update(self, step: Step, weights: Weights, state: Any) -> tuple[Weights, Any]:
         if self.beta2 is None:
