@@ -146,7 +146,9 @@ def test_reptile_learns_from_support_alone(clouds: TaskSource):
     made = built("reptile", clouds)
     assert made.source.train.options == {"way": 5, "shot": 5, "query": 1}
     assert (made.config.training.optimizer, made.config.training.lr) == ("sgd", 1.0)
-    assert built("reptile", clouds, lr=0.5).config.training.lr == 0.5
+    assert built("reptile", clouds, lr=0.005).config.training.lr == 1.0, "a rate for Adam is not meant for it"
+    own = built({"name": "reptile", "training": {"lr": 0.5}}, clouds, lr=0.005)
+    assert own.config.training.lr == 0.5
 
 
 def test_what_was_asked_for_comes_before_the_rule(clouds: TaskSource):

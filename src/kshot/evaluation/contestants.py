@@ -9,8 +9,9 @@ One rule for all, and every part of it can be said otherwise:
   tasks, that compare more classes, teach more (Snell et al. 2017, sec. 3.1); to a conventional classifier an episode is
   a batch.
 - A learner whose meta-gradient is Reptile's learns from support alone: queries become support.
-- What a learner itself suggests for such tasks comes before its defaults (`Learner.suggested`, `suggested_training`):
-  five inner steps of 0.1 for classes where the default is MAML's of the sinusoids, SGD with a rate of 1 for Reptile.
+- What a learner itself suggests for such tasks comes before its defaults (`Learner.suggested`), and before what all are
+  given (`suggested_training`): five inner steps of 0.1 for classes where the default is MAML's of the sinusoids, SGD
+  with a rate of 1 for Reptile.
 - Tasks of uneven size, and what the data's own `train` options say, stay as they are.
 """
 
@@ -100,7 +101,7 @@ def build(one: Contestant, source: TaskSource, backbone: Any, training: Mapping[
 
     Args:
         backbone: a section of a configuration; None: one that fits the data.
-        training: arguments of every `Trainer`; a contestant's own come first.
+        training: arguments of every `Trainer`; what a learner suggests and a contestant's own come first.
 
     Raises:
         KshotError: the learner cannot do these tasks.
@@ -114,8 +115,9 @@ def build(one: Contestant, source: TaskSource, backbone: Any, training: Mapping[
     learner = build_learner(config, own)  # with the head that those tasks need
     for split in own.splits.values():
         check_fits(learner, split, own.example_shape)
-    defaults = {"meta_batch": meta_batch(learner, own), **learner.suggested_training}
-    full = configuration(one, own.name, backbone, {**defaults, **training})
+    # What all are given is meant for the usual outer loop: a rate for Adam would stop Reptile's, that moves by itself.
+    given = {"meta_batch": meta_batch(learner, own), **training, **learner.suggested_training}
+    full = configuration(one, own.name, backbone, given)
     return Built(learner, resolve(full, own), own)
 
 

@@ -17,6 +17,7 @@ from kshot.artifacts import load_state, save_pretrained
 from kshot.engine.tasks import check_mode
 from kshot.episodes import Episodes
 from kshot.errors import DivergedError, RunError
+from kshot.learners.base import Learner
 from kshot.metrics import Interval
 from kshot.tasks.split import TaskSplit
 from kshot.training import about
@@ -145,9 +146,15 @@ class Loop:
         steps = s.steps * s.accumulate * math.ceil(s.meta_batch / size)
         with autocast(s.amp, self.device):
             if s.mode == "auto":
-                return engine.choose(self.learner, episodes, steps=steps, say=self.progress.say)
-            engine.check_compiled(self.learner, episodes)
-        return s.mode
+                mode = engine.choose(self.learner, episodes, steps=steps, say=self.progress.say)
+            else:
+                engine.check_compiled(self.learner, episodes)
+                mode = s.mode
+            if mode == "compile" and type(self.learner).begin_step is not Learner.begin_step:
+                # What it computes changes on the way (MAML++'s first-order gradients): its first graph, too.
+                self.learner.begin_step(self.state.step)
+                engine.check_compiled(self.learner, episodes)
+        return mode
 
     def _make_outer(self, loaded: Checkpoint | None) -> OuterStep | None:
         """The outer step, its optimizer as the checkpoint has it; None where nothing can be trained."""
