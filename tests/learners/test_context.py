@@ -161,17 +161,6 @@ def test_a_neural_process_says_how_sure_it_is(make):
     assert bool((log_variance > 2 * torch.log(torch.tensor(0.1))).all())
 
 
-def test_an_attentive_process_looks_at_the_points_nearby():
-    """Two supports that have the same mean representation but for where their points are."""
-    torch.manual_seed(0)
-    learner = kshot.ANP(models.MLP(1, hidden=()), size=16, heads=2).eval()
-    support = testing.sinusoid_episodes(1)[0].support
-    adapted = learner.adapt(support)
-    x = torch.tensor([[-4.0], [4.0]])
-    read = learner.across(learner.keys(x), adapted["memory"], adapted["mask"])
-    assert not torch.allclose(read[0], read[1])
-
-
 @pytest.mark.parametrize("name", ["LSTMLearner", "SNAIL", "InContextTransformer", "CNP", "ANP", "MAML", "ANIL"])
 def test_a_fixed_head_refuses_more_classes_than_it_has(name):
     learner = getattr(kshot, name).tiny()
