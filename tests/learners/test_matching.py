@@ -45,7 +45,7 @@ def test_one_step_of_context_sees_the_support() -> None:
 
 
 def hidden_states(cell: LSTMCell, sequence: list[Tensor]) -> list[Tensor]:
-    """An LSTM without peepholes over a sequence, gate by gate; rows of the weights: input, forget, output, candidate."""
+    """An LSTM over a sequence, gate by gate: the weights have rows for input, forget and output gate, and candidate."""
     size = cell.size
     h, c = torch.zeros(2, size, dtype=torch.float64)
     states = []

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 from by_hand import WAY, examples, linears, mean_of, members, perceptron, queries, randomised
+from torch import Tensor
 
 import kshot
 from kshot import Examples, models

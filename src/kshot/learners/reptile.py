@@ -39,6 +39,9 @@ class Reptile(GradientLearner):
         batch: examples that an inner step sees, one mini-batch of the support after the other; None: all of them.
         beta2: decay of Adam's second moments; None for SGD.
         norm: `"support"` is the paper's inductive evaluation, `"batch"` its transductive one.
+
+    Raises:
+        UnsupportedError: an empty mini-batch, a beta2 outside [0, 1), a number of steps or a norm that there is not.
     """
 
     suggested_training: ClassVar[Mapping[str, Any]] = {"optimizer": "sgd", "lr": 1.0}
