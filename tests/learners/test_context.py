@@ -114,13 +114,33 @@ def test_snails_cached_support_gives_what_the_whole_sequence_gives():
         torch.testing.assert_close(found[i], learner.head(h[-1]))
 
 
-def test_snail_says_how_much_support_it_was_made_for():
-    learner = kshot.SNAIL(models.MLP(8, hidden=(16,)), way=5, max_support=10, filters=4, sizes=((4, 4),) * 3)
-    x, y = torch.randn(11, 8), ["a", "b", "c", "d", "e"] * 2 + ["a"]
-    with pytest.raises(UnsupportedError, match=r"at most 10 support examples, got 11: make it with max_support=11"):
-        kshot.adapt(learner, (x, y))
-    with pytest.raises(UnsupportedError, match="max_support of at least 1 example and an attention block, got 0"):
-        kshot.SNAIL(models.MLP(8), way=5, max_support=0)
+def snail_of_ten():
+    torch.manual_seed(0)
+    return kshot.SNAIL(models.MLP(8, hidden=(16,)), way=5, max_support=10, filters=4, sizes=((4, 4),) * 3)
+
+
+@pytest.mark.parametrize("labels", ["abcde", "abc"])
+def test_snail_says_how_much_support_it_was_made_for(labels):
+    """Fewer classes than its head has leave room, and room is padding: its examples are counted all the same."""
+    x, y = torch.randn(11, 8), (list(labels) * 4)[:11]
+    message = (
+        "this SNAIL was made for at most 10 support examples, got 11: make it with max_support=11, give fewer "
+        r"examples, or use a learner without such a limit \(ProtoNet, InContextTransformer\)"
+    )
+    with pytest.raises(UnsupportedError, match=message):
+        kshot.adapt(snail_of_ten(), (x, y))
+
+
+def test_snail_counts_the_real_examples_of_a_padded_support():
+    x, y = torch.randn(16, 8), torch.arange(16) % 5
+    query, classes, learner = torch.randn(4, 8), torch.ones(5, dtype=torch.bool), snail_of_ten()
+    eleven = torch.arange(16) % 3 > 0
+    eleven[0] = True
+    with pytest.raises(UnsupportedError, match="at most 10 support examples, got 11: make it with max_support=11"):
+        kshot.adapt(learner, kshot.Examples(x, y * eleven, eleven, classes))
+    ten = eleven & (torch.arange(16) > 0)
+    found = kshot.adapt(learner, kshot.Examples(x, y * ten, ten, classes)).predict(query)
+    torch.testing.assert_close(found, kshot.adapt(learner, kshot.Examples.of(x[ten], y[ten])).predict(query))
 
 
 # ---------------------------------------------------------------- in context, neural processes
@@ -161,17 +181,6 @@ def test_a_neural_process_says_how_sure_it_is(make):
     assert bool((log_variance > 2 * torch.log(torch.tensor(0.1))).all())
 
 
-def test_an_attentive_process_looks_at_the_points_nearby():
-    """Two supports that have the same mean representation but for where their points are."""
-    torch.manual_seed(0)
-    learner = kshot.ANP(models.MLP(1, hidden=()), size=16, heads=2).eval()
-    support = testing.sinusoid_episodes(1)[0].support
-    adapted = learner.adapt(support)
-    x = torch.tensor([[-4.0], [4.0]])
-    read = learner.across(learner.keys(x), adapted["memory"], adapted["mask"])
-    assert not torch.allclose(read[0], read[1])
-
-
 @pytest.mark.parametrize("name", ["LSTMLearner", "SNAIL", "InContextTransformer", "CNP", "ANP", "MAML", "ANIL"])
 def test_a_fixed_head_refuses_more_classes_than_it_has(name):
     learner = getattr(kshot, name).tiny()
@@ -189,6 +198,10 @@ def test_a_fixed_head_refuses_more_classes_than_it_has(name):
             "at least one layer of at least one unit, got 0 of 200",
         ),
         (lambda: kshot.InContextTransformer(models.MLP(8), way=5, layers=0), "at least one layer, got 0"),
+        (
+            lambda: kshot.SNAIL(models.MLP(8), way=5, max_support=0),
+            "max_support of at least 1 example and an attention block, got 0",
+        ),
     ],
 )
 def test_what_cannot_be_built(make, message):

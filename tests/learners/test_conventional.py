@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from by_hand import WAY, examples, mean_of, queries, randomised
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 from torch.nn import functional as F
@@ -67,6 +68,21 @@ def test_simpleshot_centres_by_the_training_mean_and_measures_on_the_sphere():
         features = task.support.replace_x(learner.features(task.support.x))
         found = learner.predict(learner.adapt(features), learner.features(task.query.x))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_nearest_centroid_is_measured_as_the_crow_flies():
+    """The squared distance to the mean of a class's examples, as they are: not centred, not of length one."""
+    learner = kshot.NearestCentroid(models.MLP(5, hidden=(6,), out_features=4)).double().eval()
+    randomised(learner.backbone)
+    with torch.no_grad():
+        learner.mean.mean.fill_(3.0)
+        support = examples(5).replace_x(learner.features(examples(5).x))
+        x = learner.features(queries(5))
+        found = learner.predict(learner.adapt(support), x)
+    for i in range(5):
+        for k in range(WAY):
+            expected = -sum((x[i, j] - mean_of(support, k)[j]) ** 2 for j in range(4))
+            torch.testing.assert_close(found[i, k], expected, rtol=1e-10, atol=1e-12)
 
 
 def test_the_linear_probe_is_logistic_regression():

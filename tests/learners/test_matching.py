@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from by_hand import examples, randomised
+from torch import Tensor
 from torch.nn import functional as F
 
 import kshot
 from kshot import models, testing
+from kshot.models.recurrent import LSTMCell
 
 
 @pytest.mark.parametrize("steps", [1, 2])
@@ -39,3 +42,30 @@ def test_one_step_of_context_sees_the_support() -> None:
     with torch.no_grad():
         one, other = (learner._in_context(x, torch.randn(4, 6), mask) for _ in range(2))
     assert not torch.allclose(one, other)
+
+
+def hidden_states(cell: LSTMCell, sequence: list[Tensor]) -> list[Tensor]:
+    """An LSTM over a sequence, gate by gate: the weights have rows for input, forget and output gate, and candidate."""
+    size = cell.size
+    h, c = torch.zeros(2, size, dtype=torch.float64)
+    states = []
+    for x in sequence:
+        rows = cell.gates.weight @ torch.cat([x, h]) + cell.gates.bias
+        i, f, o = (1 / (1 + (-rows[k * size : (k + 1) * size]).exp()) for k in range(3))
+        c = f * c + i * rows[3 * size :].tanh()
+        h = o * c.tanh()
+        states.append(h)
+    return states
+
+
+def test_the_support_in_context_is_a_bidirectional_lstm_and_what_it_reads() -> None:
+    """g(x_i, S) = forward h_i + backward h_i + g'(x_i), the backward LSTM begins at the last example (appendix A.2)."""
+    learner = kshot.MatchingNet(models.MLP(4, hidden=()), context_steps=1).double()
+    randomised(learner)
+    support = examples(4)
+    found = learner.adapt(support)["support"][support.mask]
+    real = list(support.x[support.mask])
+    there = hidden_states(learner.forwards, real)
+    back = hidden_states(learner.backwards, real[::-1])[::-1]
+    expected = torch.stack([a + b + x for a, b, x in zip(there, back, real, strict=True)])
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -184,6 +186,79 @@ def test_the_first_writing_head_of_a_tape_moves_on_and_the_others_look() -> None
     assert neutral.heads.bias.abs().max() < 1 <= memory.heads.bias.abs().max()
 
 
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+def softplus(x: float) -> float:
+    return math.log(1 + math.exp(x))
+
+
+def softmax(x: list[float]) -> list[float]:
+    return [math.exp(v) / sum(map(math.exp, x)) for v in x]
+
+
+def cosine(a: list[float], b: list[float]) -> float:
+    """With 1e-8 added to the squared lengths, so that what is empty resembles nothing."""
+    lengths = (math.sqrt(sum(v * v for v in u) + 1e-8) for u in (a, b))
+    return sum(v * w for v, w in zip(a, b, strict=True)) / math.prod(lengths)
+
+
+@pytest.mark.parametrize("start", ["neutral", "tape"])
+def test_a_step_of_several_reading_and_writing_heads_by_hand(start: str) -> None:
+    """Graves et al. 2014, eq. 2-9, in plain Python, for three steps: the reading heads come first, then the writing."""
+    torch.manual_seed(0)
+    n, m, readers, writers, k = 6, 3, 2, 3, 2
+    heads = readers + writers
+    memory = NTMMemory(4, n, m, readers, writers, shifts=k, start=start).double()  # type: ignore[arg-type]
+    sizes = [heads * m, writers * m, writers * m, heads, heads, heads, heads * (2 * k + 1)]
+    assert memory.heads.weight.shape == (sum(sizes), 4)
+    hidden = 2 * drawn(3, 4)
+    state = memory.initial((), hidden)
+    table, weights = [[EMPTY] * m for _ in range(n)], [[float(i == 0) for i in range(n)] for _ in range(heads)]
+    for x in hidden:
+        reads, state = memory(x, state)
+        keys, add, erase, gates, strengths, exponents, kernels = (
+            part.tolist() for part in (memory.heads.weight @ x + memory.heads.bias).split(sizes)
+        )
+        for h in range(heads):
+            key = [math.tanh(v) for v in keys[h * m : (h + 1) * m]]
+            content = softmax([softplus(strengths[h]) * cosine(key, row) for row in table])
+            gate = sigmoid(gates[h])
+            mixed = [gate * content[i] + (1 - gate) * weights[h][i] for i in range(n)]
+            kernel = softmax(kernels[h * (2 * k + 1) : (h + 1) * (2 * k + 1)])
+            moved = [sum(mixed[(i - j) % n] * kernel[k + j] for j in range(-k, k + 1)) for i in range(n)]
+            sharp = [w ** (1 + softplus(exponents[h])) for w in moved]
+            weights[h] = [w / sum(sharp) for w in sharp]
+        for i in range(n):
+            for j in range(m):
+                kept = math.prod(1 - weights[readers + h][i] * sigmoid(erase[h * m + j]) for h in range(writers))
+                new = sum(weights[readers + h][i] * math.tanh(add[h * m + j]) for h in range(writers))
+                table[i][j] = table[i][j] * kept + new
+        read = [sum(weights[h][i] * table[i][j] for i in range(n)) for h in range(readers) for j in range(m)]
+        for found, expected in ((state["weights"], weights), (state["memory"], table), (reads, read)):
+            torch.testing.assert_close(found, torch.tensor(expected, dtype=F64), rtol=1e-9, atol=1e-12)
+
+
+def test_a_tape_begins_elsewhere_than_a_neutral_memory_by_its_biases_alone() -> None:
+    """Strengths up by 8; the heads that look: gates up by 2, stay by 3; the first writing one moves on by 3."""
+    made = []
+    for start in ("neutral", "tape"):
+        torch.manual_seed(0)
+        made.append(NTMMemory(4, 6, 3, 2, 3, start=start).heads)  # type: ignore[arg-type]
+    neutral, tape = made
+    assert torch.equal(neutral.weight, tape.weight)
+    sizes = [5 * 3 + 3 * 3 + 3 * 3, 5, 5, 5, 15]
+    vectors, gates, strengths, exponents, kernels = (tape.bias - neutral.bias).detach().split(sizes)
+    assert vectors.count_nonzero() == exponents.count_nonzero() == 0
+    torch.testing.assert_close(strengths, torch.full((5,), 8.0))
+    torch.testing.assert_close(gates, torch.tensor([2.0, 2.0, -3.0, 2.0, 2.0]))
+    others = kernels.view(5, 3)[[0, 1, 3, 4]]
+    torch.testing.assert_close(others, torch.tensor([0.0, 3.0, 0.0]).expand(4, 3))
+    back, stay, on = tape.bias[-15:].view(5, 3)[2].tolist()
+    assert on > 2 > max(abs(back), abs(stay))
+
+
 def test_least_recently_used_access_by_hand() -> None:
     """Santoro et al. 2016, eq. 2-8, in plain Python, for two steps of one head and then of two."""
     for heads in (1, 2):
@@ -216,6 +291,22 @@ def test_least_recently_used_access_by_hand() -> None:
             torch.testing.assert_close(state["memory"], table)
             torch.testing.assert_close(state["usage"], torch.tensor(usage, dtype=F64))
             torch.testing.assert_close(reads, torch.cat([torch.tensor(w, dtype=F64) @ table for w in previous]))
+
+
+def test_a_step_takes_a_place_for_each_head_and_a_full_memory_forgets() -> None:
+    """After `slots // heads` steps every place is taken; then each step empties the least used ones, as it should."""
+    torch.manual_seed(0)
+    memory = LRUAMemory(3, slots=6, width=4, heads=2).double()
+    with torch.no_grad():
+        memory.heads.weight[-2:], memory.heads.bias[-2:] = 0.0, -30.0  # the gates: never where they have just read
+    state = memory.initial((), drawn(3))
+    taken: list[set[int]] = []
+    for x in drawn(5, 3):
+        before = state["memory"]
+        _, state = memory(x, state)
+        taken.append(set((state["memory"] - before).abs().amax(-1).gt(1e-3).nonzero().flatten().tolist()))
+    assert [len(places) for places in taken] == [2] * 5
+    assert set().union(*taken[:3]) == set(range(6))
 
 
 def test_the_least_used_places() -> None:

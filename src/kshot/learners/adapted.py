@@ -18,7 +18,7 @@ from kshot import engine
 from kshot.episodes import Examples, Input, Unlabeled, first_tensor, map_input
 from kshot.errors import SupportError, UnsupportedError
 from kshot.functional import mask_logits
-from kshot.learners.base import Learner, check_finite, evaluating
+from kshot.learners.base import Learner, check_finite, check_support_size, evaluating
 
 
 class AdaptedModel:
@@ -158,7 +158,7 @@ def prepare_support(
 
     Raises:
         SupportError: empty, one class only, NaNs, the wrong shape, or lengths that differ.
-        UnsupportedError: more classes than the learner's head.
+        UnsupportedError: more classes than the learner's head, or more examples than its `max_support`.
     """
     if isinstance(support, Examples):
         x, labels = prepare_input(learner, support.x, "support"), list(range(support.way))
@@ -205,6 +205,7 @@ def prepare_support(
             examples = Examples.of(x, y)
     if examples.size == 0 or not bool(examples.mask.any()):
         raise SupportError("the support set is empty: give at least one example of each class")
+    check_support_size(learner, int(examples.mask.sum()))
     if learner.outputs == "logits":
         if present < 2:
             raise SupportError(
@@ -266,8 +267,8 @@ def adapt(
 
     Raises:
         SupportError: a support set that no learner can adapt to, or unlabelled examples of another shape.
-        UnsupportedError: more classes than the learner can tell apart, an option that it does not have, or unlabelled
-            examples that it makes no use of.
+        UnsupportedError: more classes than the learner can tell apart, more examples than its `max_support`, an option
+            that it does not have, or unlabelled examples that it makes no use of.
 
     >>> import torch, kshot
     >>> learner = kshot.ProtoNet(kshot.models.MLP(2, hidden=(8,)))

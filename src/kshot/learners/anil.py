@@ -25,6 +25,9 @@ class ANIL(Learner):
         inner_steps: inner gradient steps in training.
         order: 2, or 1 to take the inner gradients as constants.
         test_steps: inner steps in eval mode; `inner_steps` by default. `adapt(support, steps=...)` overrides both.
+
+    Raises:
+        UnsupportedError: an order or a number of steps that there is not.
     """
 
     def __init__(

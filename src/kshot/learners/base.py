@@ -52,7 +52,7 @@ class Learner(CapturedModule):
         modes: engine modes that its hooks can run in.
         native: whether its hooks take whole meta-batches (any leading dimensions) as they are.
         support_order_matters: whether the order of the support examples may change the prediction.
-        max_support: the longest support that it takes; None: any.
+        max_support: the longest support that it takes, padding left out; None: any.
         toy_steps, toy_accuracy: outer steps that its `tiny` instances take on the conformance suite's toys, and the
             accuracy that they reach there. A learner that has to find its algorithm from nothing takes more steps; one
             that states less accuracy has a reason for it written beside.
@@ -269,6 +269,16 @@ def attach(value: Tensor, parameters: Mapping[str, Tensor], gradients: Mapping[s
     # p - p is zero, and its derivative is not.
     terms = [((p - p.detach()) * gradients[name].detach()).sum() for name, p in parameters.items()]
     return value.detach() + torch.stack(terms).sum()
+
+
+def check_support_size(learner: Learner, n: int) -> None:
+    """Raises UnsupportedError where `n` support examples, padding left out, are more than a learner takes."""
+    if learner.max_support is not None and n > learner.max_support:
+        raise UnsupportedError(
+            f"this {type(learner).__name__} was made for at most {learner.max_support} support examples, got {n}: make "
+            f"it with max_support={n}, give fewer examples, or use a learner without such a limit (ProtoNet, "
+            "InContextTransformer)"
+        )
 
 
 def count_parameters(module: nn.Module) -> int:

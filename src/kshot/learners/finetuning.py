@@ -26,6 +26,10 @@ class FineTuning(ConventionalLearner):
     features (a linear probe first and fine-tuning then distorts the features least, Kumar et al. 2022); from there
     Adam trains the whole network, or the head alone. Batch normalisation keeps its running statistics.
 
+    No one paper has it so. A new head on features that stay is the Baseline of Chen et al. 2019; the whole network from
+    a head made of the support's features is Dhillon, Chaudhari, Ravichandran, Soatto 2020, sec. 3.1 (there the head
+    begins with the class means, brought to length one, eq. 6).
+
     Args:
         backbone: the features, `[n, *shape] -> [n, d]`.
         classes: of the training pool.

@@ -21,6 +21,9 @@ class InContextTransformer(ContextLearner):
     fitted networks: Mueller, Hollmann, Pineda Arango, Grabocka, Hutter 2022, sec. 4, where a query attends to itself,
     too). Without positions: the order of the support does not matter, and it may be longer than in training.
 
+    No one paper has it so: the attention is Mueller et al.'s; that a transformer is meta-trained to be a learner of its
+    prompt, images and their labels among others, is Kirsch, Harrison, Sohl-Dickstein, Metz 2022.
+
     Args:
         backbone: features of an example, `[n, *shape] -> [n, d]`.
         way: classes (the most that a task may have); None for regression.

@@ -19,7 +19,8 @@ class LinearProbe(ConventionalLearner):
     """Multinomial logistic regression on the support's features, the strongest of the simple baselines (Tian, Wang,
     Krishnan, Tenenbaum, Isola 2020).
 
-    Features are centred by the mean of the training features and divided by their root mean square length.
+    Features are centred by the mean of the training features and divided by their root mean square length, which is no
+    paper's: it makes one penalty suit all networks.
 
     Args:
         backbone: the features, `[n, *shape] -> [n, d]`.

@@ -16,7 +16,8 @@ class LSTMLearner(RecurrentLearner):
     """The learning algorithm is the dynamics of a recurrent network: examples come in with the labels of those before.
 
     h_t, c_t = LSTM([f(x_t), y_{t-1}], h_{t-1}, c_{t-1}), and the output is a linear map of h_t: the LSTM baseline of
-    Santoro et al. 2016 (table 1). Layers lie one upon the other.
+    Santoro et al. 2016 (table 1). Layers lie one upon the other. That a network which reads each example with the label
+    before it can become a learning algorithm is Hochreiter, Younger, Conwell 2001; the backbone is neither's.
 
     Args:
         backbone: f, `[n, *shape] -> [n, d]`.

@@ -26,7 +26,8 @@ class MANN(RecurrentLearner):
         backbone: f, `[n, *shape] -> [n, d]`; the paper has the pixels themselves (`MLP(400, hidden=())`).
         way: classes (the most that a task may have); None for regression.
         hidden: size of the controller.
-        slots, width: of the memory.
+        slots, width: of the memory. Each example takes as many places as there are heads, so that a support of more
+            than `slots / heads` examples reuses those least recently used, as in the paper: a longer one is no error.
         heads: each of them reads and writes.
         decay: of the usage weights.
         strength: where the learned key strength begins; None: 1, as in the paper.

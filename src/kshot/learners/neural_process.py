@@ -30,6 +30,9 @@ class CNP(ContextLearner):
         size: of r and of the hidden layers.
         layers: hidden layers of encoder and decoder.
         out_features: values of a target, for regression.
+
+    Raises:
+        UnsupportedError: a single class, a size below 1, or fewer than 0 layers.
     """
 
     toy_steps = 1500
@@ -98,6 +101,9 @@ class ANP(CNP):
         layers: hidden layers of encoder and decoder.
         heads: of attention.
         out_features: values of a target, for regression.
+
+    Raises:
+        UnsupportedError: as for `CNP`, or a number of heads that does not divide the size.
     """
 
     toy_steps = 750

@@ -26,6 +26,9 @@ class ProtoNet(Learner):
             scaling); None: a factor of 1, which is not learned.
         symmetric: learn from the exchanged episode, too: the mean of the loss and of the one with support and query in
             each other's place, which costs no further features (prototype alignment, PANet: Wang et al. 2019).
+
+    Raises:
+        UnsupportedError: a scale that is not positive.
     """
 
     native = True

@@ -40,6 +40,9 @@ class Reptile(GradientLearner):
         test_batch: the same in eval mode; `batch` by default.
         beta2: decay of Adam's second moments; None for SGD.
         norm: `"support"` is the paper's inductive evaluation, `"batch"` its transductive one.
+
+    Raises:
+        UnsupportedError: an empty mini-batch, a beta2 outside [0, 1), a number of steps or a norm that there is not.
     """
 
     suggested_training: ClassVar[Mapping[str, Any]] = {"optimizer": "sgd", "lr": 1.0}

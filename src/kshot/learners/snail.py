@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from kshot.episodes import Examples
 from kshot.errors import UnsupportedError
 from kshot.functional import hide
+from kshot.learners.base import check_support_size
 from kshot.learners.context import ContextLearner
 from kshot.models import MLP
 
@@ -33,7 +34,8 @@ class SNAIL(ContextLearner):
         out_features: values of a target, for regression.
 
     Raises:
-        UnsupportedError: a single class, no support at all; in `adapt`, a longer one than `max_support`.
+        UnsupportedError: a single class, no support at all; in `adapt`, a longer one than `max_support`, not counting
+            what is padding.
     """
 
     support_order_matters = True
@@ -66,13 +68,9 @@ class SNAIL(ContextLearner):
         self.head = nn.Linear(size, self.labels)
 
     def adapt(self, support: Examples) -> dict[str, Any]:  # type: ignore[override]
-        # Of padding nobody knows here how much is real: the reach of the dilations is no limit of what runs.
-        if support.size > self.max_support and not support.padded:
-            raise UnsupportedError(
-                f"this SNAIL was made for at most {self.max_support} support examples, got {support.size}: make it "
-                f"with max_support={support.size}, give fewer examples, or use a learner without such a limit "
-                "(ProtoNet, InContextTransformer)"
-            )
+        # How much of a padded one is real nobody knows here (`kshot.adapt` does): what runs has no such limit.
+        if not support.padded:
+            check_support_size(self, support.size)
         z, y = self.pairs(support)
         # The real examples come last, next to where the query will stand; convolutions go by places.
         order = support.mask.to(torch.uint8).argsort(dim=-1, stable=True).unsqueeze(-1)

@@ -195,7 +195,8 @@ class LRUAMemory(Memory):
         w_u = decay w_u' + w_r + w_w                                 (eq. 5, summed over the heads)
 
     w_lu is one at the least used places of w_u, as many as there are heads (eq. 6): here the h-th least used is that of
-    head h. Which place that is has no gradient.
+    head h. Which place that is has no gradient. A step empties a place for every head: from `slots / heads` steps on
+    there is none left that was never written, and what has not been used for longest gives way.
 
     Args:
         in_features, slots, width: see `Memory`.
