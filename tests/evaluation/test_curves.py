@@ -120,3 +120,12 @@ def test_the_hardest_tasks_are_named(trained, clouds):
     episode = clouds.test.sample(1, seed=1, first=task)
     assert classes == [clouds.test.pool.names[c] for c in episode.class_ids[0].tolist()]
     assert score == found.quantiles[0.0]
+
+
+def test_no_more_shots_than_a_learner_takes(clouds):
+    learner = kshot.SNAIL(kshot.models.MLP(8, hidden=(8,)), way=5, max_support=10).eval()
+    curve = shots_curve(learner, clouds.test, shots=(1, 2, 5), tasks=4)
+    assert curve is not None
+    assert curve.at == [1, 2]
+    assert curve.notes[-1] == "SNAIL takes 10 support examples at most"
+    assert shots_curve(learner, clouds.test, shots=(5,), tasks=4) is None

@@ -97,17 +97,23 @@ def shots_curve(
     The support of one shot is part of that of two, and so on, so differences along the curve are due to the shots.
 
     Args:
-        shots: those that the classes have enough examples for are taken.
+        shots: those that the classes have enough examples for, and the learner takes, are taken.
         network: the conventional network that the baselines stand on.
         settings: of each baseline, where they were chosen before.
 
     Returns:
-        None where the split's sampling knows no shots.
+        None where the split's sampling knows no shots, or the learner takes not even the fewest.
     """
     found = with_shots(split, shots)
     if found is None:
         return None
     most, at = found
+    limit = learner.max_support
+    if limit is not None and most.support_size > limit:
+        found = with_shots(split, [shot for shot in at if most.replace(shot=shot).support_size <= limit])
+        if found is None:
+            return None
+        most, at = found
     metric = METRICS[split.kind]
     lines: dict[str, list[Interval]] = {type(learner).__name__: []}
     cache = FeatureCache(learner) if cache is None else cache
@@ -125,6 +131,8 @@ def shots_curve(
     curve = Curve("shots", at, metric, lines)
     if most.query != split.query:
         curve.notes.append(f"{most.query} queries a class, so that there are enough examples for {max(at)} shots")
+    if limit is not None and max(at) < max(shots):
+        curve.notes.append(f"{type(learner).__name__} takes {limit} support examples at most")
     return curve
 
 
