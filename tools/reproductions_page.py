@@ -22,12 +22,14 @@ queries.
 
 def page() -> str:
     """The page as the results have it now."""
-    parts = [INTRODUCTION]
-    for profile, title in (("cpu", "Ten minutes on two cores"), ("full", "The papers' own budgets")):
-        found = tables.entries(ROOT / "reproductions", profile)
-        if profile == "full":
-            found = [(spec, result) for spec, result in found if profile in spec.profiles]
-        parts.append(f"## {title}\n\n{tables.markdown(found, profile)}\n")
+    cpu, full = (tables.entries(ROOT / "reproductions", profile) for profile in ("cpu", "full"))
+    run = [(spec, result) for spec, result in full if result is not None]
+    left = sum("full" in spec.profiles for spec, _ in full) - len(run)
+    parts = [INTRODUCTION, f"## Ten minutes on two cores\n\n{tables.markdown(cpu)}\n", "## The papers' own budgets\n\n"]
+    if run:
+        parts.append(f"{tables.markdown(run, 'full')}\n")
+    if left:
+        parts.append(f"{left} are not run: they take a GPU, and `kshot reproduce NAME --profile full`.\n")
     return "".join(parts).rstrip() + "\n"
 
 
