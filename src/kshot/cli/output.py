@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
@@ -33,7 +32,9 @@ class Output:
     def result(self, value: Any) -> None:
         """The command's result, where JSON was asked for."""
         if self.as_json:
-            print(json.dumps(_finite(value), indent=2, ensure_ascii=False), file=self._stdout, flush=True)
+            from kshot.artifacts.plain import finite
+
+            print(json.dumps(finite(value), indent=2, ensure_ascii=False), file=self._stdout, flush=True)
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[Output]:
@@ -53,14 +54,3 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
     cells = [[str(cell) for cell in row] for row in [head, *rows]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: null stands for it."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 
 import kshot
 from kshot.artifacts import atomic_file, check_place
+from kshot.artifacts.plain import finite
 from kshot.engine import FeatureCache
 from kshot.errors import KshotError
 from kshot.evaluation.audit import Audit, audit, cache_for
@@ -129,9 +129,7 @@ def write_report(
         seconds=seconds,
     )
     report.html, report.json = html, html.with_suffix(".json")
-    atomic_file(
-        report.json, json.dumps(_finite(report.to_dict()), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    )
+    atomic_file(report.json, json.dumps(finite(report.to_dict()), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     atomic_file(report.html, render(report))
     return report
 
@@ -307,14 +305,3 @@ def _network(learner: Learner, split: TaskSplit, progress: Progress | None) -> C
     if source is None or "train" not in source.splits or not BASELINES[split.kind]:
         return None
     return conventional_network(learner, source, progress=progress)[0]
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no infinity: null stands for it."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return value

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from kshot.artifacts.plain import finite
 from kshot.engine import FeatureCache
 from kshot.evaluation.baselines import BASELINES
 from kshot.evaluation.ceiling import Ceiling
@@ -66,13 +67,13 @@ class Value:
             "metric": self.metric,
             "shot": self.shot,
             "score": None if self.score is None else self.score.to_dict(),
-            "shots_needed": {name: _finite(value) for name, value in self.needed.items()},
+            "shots_needed": {name: finite(value) for name, value in self.needed.items()},
             "most_shots_tried": self.most,
-            "labels_saved": _finite(self.saved),
+            "labels_saved": finite(self.saved),
             "adapt_seconds": self.adapt_seconds,
             "fine_tune_seconds": self.tune_seconds,
             "training_seconds": self.training_seconds,
-            "break_even_tasks": _finite(self.break_even),
+            "break_even_tasks": finite(self.break_even),
             "break_even_formula": FORMULA,
             "ceiling": None if self.ceiling is None else self.ceiling.to_dict(),
             "curve": None if self.curve is None else self.curve.to_dict(),
@@ -216,7 +217,3 @@ def shots_needed(at: Sequence[int], means: Sequence[float], target: float, metri
         if values[i] >= goal:
             return at[i - 1] + (at[i] - at[i - 1]) * (goal - values[i - 1]) / (values[i] - values[i - 1])
     return math.inf
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
