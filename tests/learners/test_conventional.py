@@ -172,6 +172,22 @@ def test_joint_training_is_the_loss_of_all_examples_without_adaptation():
         torch.testing.assert_close(found[t], (learner.network(x) - y).square().mean())
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_joint_training_goes_on_as_torchs_optimizer_would(optimizer):
+    torch.manual_seed(0)
+    backbone = models.MLP(1, hidden=(8,), out_features=1)
+    learner = kshot.JointTraining(backbone, steps=4, lr=0.02, optimizer=optimizer)
+    support = testing.sinusoid_episodes(1)[0].support
+    adapted = learner.adapt(support)["parameters"]
+    own = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[optimizer](backbone.parameters(), lr=0.02)
+    for _ in range(4):
+        own.zero_grad()
+        (learner.network(support.x) - support.y).square().mean().backward()
+        own.step()
+    for name, weight in learner.network.named_parameters():
+        torch.testing.assert_close(adapted[name], weight, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -180,6 +196,7 @@ def test_joint_training_is_the_loss_of_all_examples_without_adaptation():
         (lambda: kshot.LinearProbe(models.MLP(8), l2=0), "positive penalty l2, got 0"),
         (lambda: kshot.FineTuning(models.MLP(8), layers="last"), "layers to be 'all' or 'head', got 'last'"),
         (lambda: kshot.FineTuning(models.MLP(8), steps=-1), "at least 0 steps, got -1"),
+        (lambda: kshot.JointTraining(models.MLP(1), optimizer="lbfgs"), "'adam' or 'sgd', got 'lbfgs'"),
         (lambda: kshot.SimpleShot.tiny("regression"), "for regression use JointTraining or MAML"),
         (lambda: kshot.ProtoNet.tiny("regression"), "for regression use MAML"),
     ],

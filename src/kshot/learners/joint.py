@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
 from kshot.engine.inner import Step, Weights
-from kshot.engine.rules import adam
+from kshot.engine.rules import adam, sgd
 from kshot.episodes import Examples
+from kshot.errors import UnsupportedError
 from kshot.learners.gradient import GradientLearner
 from kshot.models import MLP, Statistics
 
@@ -18,16 +20,24 @@ class JointTraining(GradientLearner):
     "pretrained on all tasks").
 
     Its training loss is that of all examples of a task, support and query, under the weights as they are; in a task
-    Adam goes on from there on the support. Where labels mean another class in every task (few-shot classification)
-    nothing but the features' average is to be learned that way: there `FineTuning` is the conventional choice.
+    Adam, or the paper's gradient descent, goes on from there on the support. Where labels mean another class in every
+    task (few-shot classification) nothing but the features' average is to be learned that way: there `FineTuning` is
+    the conventional choice.
 
     Args:
         backbone: the network, `[n, *shape] -> [n, d]`.
         way: classes of the linear head put on it (the most that a task may have); None for a regressor.
-        steps: of Adam on the support. `adapt(support, steps=...)` overrides it.
-        lr: its learning rate.
+        steps: on the support. `adapt(support, steps=...)` overrides it.
+        lr: their learning rate.
         norm: as for `MAML`.
+        optimizer: whose steps they are, "adam" or "sgd".
+
+    Raises:
+        UnsupportedError: another optimizer, or fewer than 0 steps.
     """
+
+    # On the sinusoids a rate of 0.01 is worse than no step at all (4.2 after five, 2.8 after none), 0.001 is not (2.7).
+    suggested: ClassVar[Mapping[str, Mapping[str, Any]]] = {"regression": {"lr": 0.001}}
 
     toy_accuracy = 0.6  # its head starts from an average over all labels, and nothing has taught it to move well
 
@@ -38,13 +48,16 @@ class JointTraining(GradientLearner):
         steps: int = 30,
         lr: float = 0.01,
         norm: Literal["support", "batch"] = "support",
+        optimizer: Literal["adam", "sgd"] = "adam",
     ) -> None:
         super().__init__(backbone, way, steps, 1, None, norm)
-        self.lr = float(lr)
+        if optimizer not in ("adam", "sgd"):
+            raise UnsupportedError(f"expected optimizer to be 'adam' or 'sgd', got {optimizer!r}")
+        self.lr, self.rule = float(lr), adam if optimizer == "adam" else sgd
         self.meta_gradient = "exact"  # of the loss that it is trained on, which has no inner loop
 
     def update(self, step: Step, weights: Weights, state: Any) -> tuple[Weights, Any]:
-        return adam(step, weights, state, lr=self.lr)
+        return self.rule(step, weights, state, lr=self.lr)
 
     def objective(self, support: Examples, query: Examples) -> Tensor:
         losses = []
