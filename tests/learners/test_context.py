@@ -11,6 +11,7 @@ from kshot import models, testing
 from kshot.errors import SupportError, UnsupportedError
 from kshot.models.attention import MultiHeadAttention
 from kshot.models.recurrent import LSTMCell
+from kshot.training.config import build_learner, parse_config
 
 
 def task(seed=0, way=5):
@@ -117,6 +118,25 @@ def test_snails_cached_support_gives_what_the_whole_sequence_gives():
 def snail_of_ten():
     torch.manual_seed(0)
     return kshot.SNAIL(models.MLP(8, hidden=(16,)), way=5, max_support=10, filters=4, sizes=((4, 4),) * 3)
+
+
+@pytest.mark.parametrize("cls", [kshot.LSTMLearner, kshot.MANN])
+def test_who_reads_in_order_refuses_more_than_it_was_trained_for(cls):
+    """By a configuration, which knows the longest of its tasks; who makes it by hand may leave it open."""
+    source = kshot.tasks.load("glyphs", way=5, shot=1, query=1, train={"shot": 2})
+    config = parse_config({"learner": cls.__name__, "backbone": {"name": "conv4", "channels": 4}, "data": "glyphs"})
+    trained = build_learner(config, source)
+    assert trained.max_support == 10
+    made = cls(models.MLP(8, hidden=(16,)), way=5, max_support=10)
+    message = f"this {cls.__name__} was made for at most 10 support examples, got 11: make it with max_support=11"
+    with pytest.raises(UnsupportedError, match=message):
+        kshot.adapt(made, (torch.randn(11, 8), [i % 5 for i in range(11)]))
+    left_open = cls(models.MLP(8, hidden=(16,)), way=5)
+    assert (
+        kshot.adapt(left_open, (torch.randn(11, 8), [i % 5 for i in range(11)])).predict(torch.randn(3, 8)) is not None
+    )
+    with pytest.raises(UnsupportedError, match="max_support of at least 1, or None for any, got 0"):
+        cls(models.MLP(8, hidden=(16,)), way=5, max_support=0)
 
 
 @pytest.mark.parametrize("labels", ["abcde", "abc"])

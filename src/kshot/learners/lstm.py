@@ -25,9 +25,10 @@ class LSTMLearner(RecurrentLearner):
         hidden: size of a layer's state.
         layers: how many.
         out_features: values of a target, for regression.
+        max_support: the longest support that it takes, as a rule that of its training; None: any.
 
     Raises:
-        UnsupportedError: no layer.
+        UnsupportedError: no layer; in `adapt`, a support longer than `max_support`.
     """
 
     toy_steps = 750
@@ -36,9 +37,15 @@ class LSTMLearner(RecurrentLearner):
     toy_accuracy = 0.4
 
     def __init__(
-        self, backbone: nn.Module, way: int | None = None, hidden: int = 200, layers: int = 1, out_features: int = 1
+        self,
+        backbone: nn.Module,
+        way: int | None = None,
+        hidden: int = 200,
+        layers: int = 1,
+        out_features: int = 1,
+        max_support: int | None = None,
     ) -> None:
-        super().__init__(backbone, way, out_features)
+        super().__init__(backbone, way, out_features, max_support)
         if layers < 1 or hidden < 1:
             raise UnsupportedError(f"expected at least one layer of at least one unit, got {layers} of {hidden}")
         self.cells = nn.ModuleList([LSTMCell(self.inputs if i == 0 else hidden, hidden) for i in range(layers)])

@@ -32,9 +32,10 @@ class MANN(RecurrentLearner):
         decay: of the usage weights.
         strength: where the learned key strength begins; None: 1, as in the paper.
         out_features: values of a target, for regression.
+        max_support: the longest support that it takes, as a rule that of its training; None: any.
 
     Raises:
-        UnsupportedError: a controller, memory or head of no size.
+        UnsupportedError: a controller, memory or head of no size; in `adapt`, a support longer than `max_support`.
     """
 
     # With the paper's strength of 1 what is read is nearly a mean of all places.
@@ -53,8 +54,9 @@ class MANN(RecurrentLearner):
         decay: float = 0.99,
         strength: float | None = None,
         out_features: int = 1,
+        max_support: int | None = None,
     ) -> None:
-        super().__init__(backbone, way, out_features)
+        super().__init__(backbone, way, out_features, max_support)
         if hidden < 1:
             raise UnsupportedError(f"expected a controller of at least one unit, got {hidden}")
         self.memory = LRUAMemory(hidden, slots, width, heads, decay, strength)

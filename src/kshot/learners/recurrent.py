@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from kshot.episodes import Examples, first_tensor
+from kshot.errors import UnsupportedError
+from kshot.learners.base import check_support_size
 from kshot.learners.context import ContextLearner
 
 
@@ -26,14 +28,19 @@ class RecurrentLearner(ContextLearner):
         backbone: features of an example, `[n, *shape] -> [n, d]`.
         way: classes (the most that a task may have); None for regression.
         out_features: values of a target, for regression.
+        max_support: the longest support that it takes; None: any. A configuration has the longest of its tasks here:
+            what a state has learned to hold says nothing of longer sequences, and such a one is refused.
     """
 
     abstract: ClassVar[bool] = True
     unrolls = True
     support_order_matters = True
 
-    def __init__(self, backbone: nn.Module, way: int | None, out_features: int) -> None:
+    def __init__(self, backbone: nn.Module, way: int | None, out_features: int, max_support: int | None = None) -> None:
         super().__init__(backbone, way, out_features)
+        if max_support is not None and max_support < 1:
+            raise UnsupportedError(f"expected max_support of at least 1, or None for any, got {max_support}")
+        self.max_support = max_support
         self.inputs = int(backbone.out_features) + self.labels  # type: ignore[arg-type]
         """Entries of what a step reads."""
 
@@ -65,6 +72,8 @@ class RecurrentLearner(ContextLearner):
         return self.read(support)[0]
 
     def adapt(self, support: Examples) -> dict[str, Any]:  # type: ignore[override]
+        if not support.padded:  # of a padded one `kshot.adapt` knows how much is real
+            check_support_size(self, support.size)
         _, state, label = self.read(support)
         return {"state": state, "label": label}
 
