@@ -115,3 +115,11 @@ def squared_error(scores: Tensor, query: Examples) -> Tensor:
         there = [k for k in range(WAY) if real and query.classes[k]]
         errors += [(1 / (1 + (-row[k]).exp()) - float(k == label)) ** 2 for k in there]
     return sum(errors) / len(errors)
+
+
+def test_siamese_pairs_begin_undecided():
+    """A bias that begins at zero takes thousands of steps to where half of the pairs are alike."""
+    torch.manual_seed(0)
+    z = torch.randn(100, 64).relu()  # what batch norm and a rectifier leave
+    logits = kshot.SiameseNet(models.MLP(8, hidden=(), out_features=64)).same(z, z)
+    assert abs(logits[~torch.eye(100, dtype=torch.bool)].mean().item()) < 1

@@ -31,9 +31,11 @@ class SiameseNet(Learner):
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
-        # The further apart the less alike: below zero from the first step on.
-        self.weight = nn.Parameter(torch.full((int(backbone.out_features),), -0.1))  # type: ignore[arg-type]
-        self.bias = nn.Parameter(torch.zeros(()))
+        # The further apart the less alike, with as many pairs above zero as below where features are of unit scale, as
+        # batch norm leaves them: from zero the bias needs thousands of steps to get there.
+        size = int(backbone.out_features)  # type: ignore[arg-type]
+        self.weight = nn.Parameter(torch.full((size,), -0.1))
+        self.bias = nn.Parameter(torch.tensor(0.06 * size))
 
     def features(self, x: Any) -> Any:
         return self.backbone(x)
