@@ -9,6 +9,7 @@ import torch
 
 import kshot
 from kshot import engine, models, testing
+from kshot.engine.features import in_single_precision
 from kshot.episodes import Episodes, Examples
 from kshot.errors import UnsupportedError
 from kshot.models import norms
@@ -191,3 +192,28 @@ def test_a_head_of_more_classes_takes_smaller_tasks(mode):
     assert wide.class_ids[:, 5:].eq(-1).all()
     torch.testing.assert_close(learner(episodes, mode=mode), learner(wide, mode=mode))
     assert engine.predict_queries(learner, episodes, mode).shape == (3, 25, 5)
+
+
+@pytest.mark.parametrize("mode", ["loop", "vmap", "native"])
+def test_mixed_precision_ends_with_the_features(mode):
+    """A ridge head of 32 classes in bfloat16 is no solution of anything: its loss was in the hundreds."""
+    torch.manual_seed(0)
+    learner, episodes = kshot.RidgeNet(models.Conv4(1, channels=8, image_size=16), scale=5.0), images()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = learner(episodes, mode=mode)
+        features = engine.with_features(learner, episodes)
+    assert features.support.x.dtype == torch.bfloat16
+    assert losses.dtype == torch.float32
+    single = in_single_precision(features)
+    for t, loss in enumerate(losses):
+        torch.testing.assert_close(loss, learner.objective(single[t].support, single[t].query))
+    losses.mean().backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in learner.parameters())
+
+
+def test_mixed_precision_covers_an_inner_loop():
+    learner = kshot.MAML(models.Conv4(1, channels=4, image_size=16), way=3, inner_lr=0.1, norm="support")
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        losses = learner(images(), mode="loop")
+    assert torch.isfinite(losses).all()
+    assert not torch.equal(losses, learner(images(), mode="loop"))

@@ -78,6 +78,20 @@ def with_features(learner: Hooks, episodes: Episodes) -> Episodes:
     return _over(episodes, features)
 
 
+def in_single_precision(episodes: Episodes) -> Episodes:
+    """The episodes with float32 in place of half-precision features."""
+
+    def single(examples: Examples) -> Examples:
+        others = None if examples.unlabeled is None else map_input(_single, examples.unlabeled.x)
+        return examples.replace_x(map_input(_single, examples.x), others)
+
+    return replace(episodes, support=single(episodes.support), query=single(episodes.query))
+
+
+def _single(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
 def _inputs(episodes: Episodes) -> list[Input]:
     """The inputs of support, query and, where there are any, unlabelled examples."""
     unlabeled = episodes.support.unlabeled

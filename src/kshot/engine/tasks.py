@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from kshot.engine.features import FeatureCache, with_features
+from kshot.engine.features import FeatureCache, in_single_precision, with_features
 from kshot.engine.hooks import Hooks
 from kshot.episodes import Episodes, Examples
 from kshot.errors import UnsupportedError, suggest
@@ -134,9 +134,18 @@ def fitted(learner: Hooks, episodes: Episodes) -> Episodes:
 
 
 def task_losses(learner: Hooks, episodes: Episodes, mode: str, chunk: int | None = None) -> Tensor:
-    """The objective of every task of a meta-batch of raw inputs, `[T]`, differentiable in the learner's parameters."""
+    """The objective of every task of a meta-batch of raw inputs, `[T]`, differentiable in the learner's parameters.
+
+    Under `torch.autocast` the features that tasks share are in half precision, and what is done with them is not: heads
+    solve, subtract and divide, which takes next to no time and does not bear it.
+    """
     featured = with_features(learner, fitted(learner, episodes))
-    losses: Tensor = map_tasks(learner, learner.objective, featured, mode, chunk, key="objective")
+    device = episodes.device.type
+    precise: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+    if torch.is_autocast_enabled(device) and learner.shares_features():
+        featured, precise = in_single_precision(featured), torch.autocast(device, enabled=False)
+    with precise:
+        losses: Tensor = map_tasks(learner, learner.objective, featured, mode, chunk, key="objective")
     return losses
 
 
