@@ -105,12 +105,15 @@ def test_evaluate_on_the_own_test_classes(kshot: Kshot, trained: Path) -> None:
 
 
 def test_accuracy_by_instance(kshot: Kshot, images: Path, trained: Path) -> None:
-    kshot("train", "--data", images, *TINY, *QUICK, "--learner", "lstmlearner", "--steps", 2, "--out", "lstm")
+    longer = ("--set", "data.train.shot=2")
+    kshot("train", "--data", images, *TINY, *QUICK, *longer, "--learner", "lstmlearner", "--steps", 2, "--out", "lstm")
     asked = ("--tasks", 5, "--shot", 2, "--no-baselines", "--instances")
     result = kshot("evaluate", "lstm", *asked)
     assert "Accuracy at a class's example, before its label is seen:" in result.stdout
     assert len(json.loads(kshot("evaluate", "lstm", *asked, "--json").stdout)["by_instance"]) == 2
     assert "ProtoNet answers after its support" in kshot("evaluate", trained / "run", *asked, code=1).stderr
+    longest = kshot("evaluate", "lstm", "--tasks", 5, "--shot", 3, code=1).stderr
+    assert "this LSTMLearner was made for at most 4 support examples, the tasks of test have 6" in longest
 
 
 def test_evaluate_on_other_data(kshot: Kshot, trained: Path, tmp_path: Path) -> None:
