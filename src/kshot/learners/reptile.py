@@ -68,7 +68,7 @@ class Reptile(GradientLearner):
         self.inner_lr, self.beta2 = float(inner_lr), beta2
         self.batch, self.test_batch = batch, batch if test_batch is None else test_batch
         self.meta_gradient = "reptile"
-        self.support_order_matters = self.batch is not None or self.test_batch is not None
+        self.support_order_matters = self.test_batch is not None
 
     def inner_loss(self, step: int, weights: Weights, support: Examples) -> Tensor:
         size = self.batch if self.training else self.test_batch

@@ -151,7 +151,7 @@ class Loop:
                 engine.check_compiled(self.learner, episodes)
                 mode = s.mode
             if mode == "compile" and type(self.learner).begin_step is not Learner.begin_step:
-                # What it computes changes on the way (MAML++'s first-order gradients): its first graph, too.
+                # MAML++ begins with another graph than that of most steps: it is compared, too.
                 self.learner.begin_step(self.state.step)
                 engine.check_compiled(self.learner, episodes)
         return mode
