@@ -90,6 +90,29 @@ def test_a_query_is_one_more_step(lstm):
     torch.testing.assert_close(lstm.predict(lstm.adapt(first(support, n)), query)[0], lstm.online(support)[n])
 
 
+class Shifted(models.Backbone):
+    """Features that have much in common."""
+
+    def __init__(self, scale=1.0, shift=0.0):
+        super().__init__()
+        self.scale, self.shift, self.out_features = scale, shift, 8
+
+    def forward(self, x):
+        return x * self.scale + self.shift
+
+
+@pytest.mark.parametrize("cls", [kshot.LSTMLearner, kshot.MANN])
+def test_what_all_features_have_in_common_is_not_read(cls):
+    outputs = []
+    for backbone in (Shifted(), Shifted(3.0, 50.0)):
+        torch.manual_seed(0)
+        learner = cls(backbone, way=5).train()
+        learner(testing.gaussian_episodes(4, seed=1), mode="native")  # its mean is known after a step
+        support = task().support
+        outputs.append(learner.eval().online(featured(learner, support)))
+    torch.testing.assert_close(*outputs, atol=1e-3, rtol=1e-3)
+
+
 def test_the_objective_is_the_mean_over_support_and_queries(lstm):
     episode = task()
     support, query = featured(lstm, episode.support), featured(lstm, episode.query)

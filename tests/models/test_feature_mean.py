@@ -33,3 +33,15 @@ def test_it_forgets_what_is_not_taken_and_sees_nothing_in_eval_mode() -> None:
     norms.commit(layer)
     assert not layer.mean.any()
     assert not norms.has_batch_statistics(layer), "it normalises nothing"
+
+
+def test_standardised_features_have_mean_zero_and_one_unit() -> None:
+    layer = norms.FeatureMean(3)
+    x = torch.randn(500, 3) * torch.tensor([4.0, 1.0, 0.0]) + torch.tensor([9.0, -2.0, 5.0])
+    layer(x)
+    norms.commit(layer)
+    z = layer.standardise(x)
+    torch.testing.assert_close(z.mean(0), torch.zeros(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(z.square().mean(), torch.tensor(1.0), atol=1e-4, rtol=0)
+    torch.testing.assert_close(z.std(0) / z.std(0)[1], x.std(0) / x.std(0)[1], atol=1e-3, rtol=1e-3)
+    assert torch.equal(layer.eval().standardise(x), z)

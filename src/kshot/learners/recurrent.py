@@ -14,6 +14,7 @@ from kshot.episodes import Examples, first_tensor
 from kshot.errors import UnsupportedError
 from kshot.learners.base import check_support_size
 from kshot.learners.context import ContextLearner
+from kshot.models.norms import FeatureMean
 
 
 class RecurrentLearner(ContextLearner):
@@ -23,6 +24,9 @@ class RecurrentLearner(ContextLearner):
     Its objective is online: every support example is predicted before its label is seen, and every query by one more
     step from the state after the support. Padding leaves the state as it is. A subclass has an `initial` state and a
     `step`.
+
+    Features are centred and scaled by a running mean and variance before they are read: those of a Conv-4 are positive,
+    and while what they have in common drowns what tells them apart, no state learns to hold either.
 
     Args:
         backbone: features of an example, `[n, *shape] -> [n, d]`.
@@ -41,8 +45,13 @@ class RecurrentLearner(ContextLearner):
         if max_support is not None and max_support < 1:
             raise UnsupportedError(f"expected max_support of at least 1, or None for any, got {max_support}")
         self.max_support = max_support
-        self.inputs = int(backbone.out_features) + self.labels  # type: ignore[arg-type]
+        size = int(backbone.out_features)  # type: ignore[arg-type]
+        self.mean = FeatureMean(size, momentum=0.1)
+        self.inputs = size + self.labels
         """Entries of what a step reads."""
+
+    def features(self, x: Any) -> Any:
+        return self.mean.standardise(self.mean(self.backbone(x)))
 
     @abstractmethod
     def initial(self, x: Tensor) -> Any:

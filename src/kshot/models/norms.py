@@ -15,6 +15,7 @@ padding. Here a layer never decides by itself inside an adapted network:
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -147,6 +148,12 @@ class FeatureMean(nn.Module):
                 self.pending += torch.stack([x.sum(0), x.square().sum(0)])
                 self.pending_count += len(x)
         return x
+
+    def standardise(self, x: Tensor) -> Tensor:
+        """`[n, features]` centred, and in units of a feature's root mean square: one unit for all of them, so that none
+        is blown up that hardly varies. In training and in eval mode alike by the running mean and variance."""
+        unit = self.length / math.sqrt(self.mean.numel())
+        return (x - self.mean) / unit
 
     def commit(self) -> None:
         """Takes what was seen since the last outer step into the running mean and variance."""
