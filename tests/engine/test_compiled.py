@@ -117,6 +117,31 @@ def test_auto_says_why_it_does_not_compile(cls, reason, monkeypatch):
     assert "\n" not in message
 
 
+def test_a_larger_graph_costs_more_and_has_to_pay_for_it(monkeypatch):
+    monkeypatch.setattr(auto, "has_compiler", lambda: True)
+    episodes = testing.sinusoid_episodes(2)
+    price = {
+        n: auto.compile_seconds(kshot.MAML(models.MLP(1, out_features=1), inner_steps=n), episodes) for n in (1, 5)
+    }
+    assert price[5] > 2 * price[1] > 0
+    tried, said = [], []
+    real = auto.measure
+    # A step takes a second, wherever it is done.
+    monkeypatch.setattr(auto, "measure", lambda *a: tried.append(a[2]) or (real(*a[:3], 0) and 1.0))
+    learner = kshot.MAML(models.MLP(1, out_features=1), inner_steps=5)
+    with engine.compile_backend("aot_eager"):
+        assert engine.choose(learner, episodes, steps=int(2 * price[5]) - 1, say=said.append) != "compile"
+        assert tried == ["loop", "vmap"]
+        assert said == []
+        engine.choose(learner, episodes, steps=int(2 * price[5]) + 2, say=said.append)
+        assert tried[2:] == ["loop", "vmap", "compile"]
+    assert said == [], "it takes less than a minute"
+    monkeypatch.setattr(auto, "LONG", 0.0)
+    with engine.compile_backend("aot_eager"):
+        engine.choose(learner, episodes, steps=10**9, say=said.append)
+    assert said[0].startswith("trying mode compile, which takes about") and said[0].endswith("begins at once")
+
+
 def test_a_measurement_that_fails_leaves_no_statistics_behind():
     class Failing(kshot.ProtoNet):
         def predict(self, adapted, z):

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from kshot import engine
-from kshot.engine.auto import COMPILE_SECONDS
+from kshot.engine.auto import compile_seconds
 from kshot.episodes import Episodes
 from kshot.evaluation.contestants import Built
 from kshot.evaluation.scores import Progress
@@ -180,7 +180,7 @@ def _mode_and_pace(seconds: float, built: Built, episodes: Episodes, device: str
     with autocast(training.amp, episodes.device):
         mode = engine.choose(built.learner, episodes)
     pace = _pace(seconds, built, mode, device)
-    if seconds / 2 > COMPILE_SECONDS:
+    if seconds / 2 > compile_seconds(built.learner, episodes):
         with autocast(training.amp, episodes.device):
             compiled = engine.choose(built.learner, episodes, steps=round(seconds / pace))
         if compiled != mode:
