@@ -21,6 +21,6 @@ def test_the_page_is_that_of_the_results() -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "reproductions").glob("*.cpu.json")), ids=lambda path: path.stem)
 def test_a_cpu_profile_was_trained_within_ten_minutes(path: Path) -> None:
     result = json.loads(path.read_text(encoding="utf-8"))
-    assert result["training"]["seconds"] <= 600
+    assert result["training"].get("before", 0) + result["training"]["seconds"] <= 600
     assert (path.parent / result["log"]).is_file()
     assert result["environment"]["commit"]

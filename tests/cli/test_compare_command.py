@@ -85,7 +85,11 @@ def test_control_c_keeps_what_is_done(kshot: Kshot, images: Path) -> None:
         (("--data", "glyphs", "--set", "training.stpes=3"), 2, "unknown key training.stpes. Did you mean 'steps'?"),
         (("--data", "glyphs", "--backbone", "conv5"), 2, "unknown backbone 'conv5'. Did you mean 'conv4'?"),
         (("--data", "digits"), 1, "digits has no train classes"),
-        (("--data", "sinusoids", "--learner", "protonet"), 1, "none of the learners can do the tasks of sinusoids"),
+        (
+            ("--data", "sinusoids", "--learner", "protonet"),
+            1,
+            "none of the learners could be compared on sinusoids",
+        ),
     ],
 )
 def test_bad_input(kshot: Kshot, arguments: tuple[str, ...], code: int, message: str) -> None:

@@ -54,6 +54,9 @@ def test_all_and_the_table(kshot: Kshot) -> None:
     assert "not reached" in again
     [entry] = json.loads(kshot("reproduce", "--table", "--json").stdout)
     assert entry["result"]["outcomes"][0]["published"] == 99.9
+    tried = json.loads(kshot("reproduce", "mine", "--tasks", "3", "--json").stdout)
+    assert tried["outcomes"][0]["tasks"] == 3, "printed, and not kept"
+    assert json.loads(Path("reproductions/mine.cpu.json").read_text())["outcomes"][0]["tasks"] == 10
 
 
 @pytest.mark.parametrize(
@@ -61,6 +64,7 @@ def test_all_and_the_table(kshot: Kshot) -> None:
     [
         (["nothing"], "there is no reproduction 'nothing'"),
         (["omniglot-protonet", "--table"], "a name, --all and --table are three different things"),
+        (["--all", "--tasks", "9"], "--tasks is to try out one reproduction, of which nothing is kept: give its name"),
         (["--table", "--profile", "gpu"], "expected --profile cpu or full, got 'gpu'"),
     ],
 )

@@ -101,8 +101,8 @@ def test_no_learner_is_left(sinusoids: TaskSource):
     with pytest.raises(UnsupportedError) as caught:
         compare(sinusoids, ["protonet", "matchingnet"], **QUICK)
     assert str(caught.value).startswith(
-        "none of the learners can do the tasks of sinusoids. Left out: ProtoNet, MatchingNet: does classification, the "
-        "tasks of train are regression"
+        "none of the learners could be compared on sinusoids. Left out: ProtoNet, MatchingNet: does classification, "
+        "the tasks of train are regression"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -57,6 +58,9 @@ def test_a_committed_reproduction_can_be_measured(name):
     for profile in spec.profiles:
         config = spec.run_config(profile)
         assert spec.digest(profile) != spec.digest(profile, seed=1)
+        if config.backbone is not None and config.backbone.weights:  # nothing is trained here
+            like = load(config.backbone.weights).run_config(profile)
+            config = config.model_copy(update={"backbone": like.backbone})
         source = standing_in(config) if config.data.name in ("omniglot", "cifar_fs") else build_source(config)
         learner = build_learner(config, source)
         rows = spec.rows_of(profile)
@@ -270,6 +274,11 @@ def test_a_reproduction_may_train_on_what_another_one_learned(spec, monkeypatch)
     result = reproduce(clustered, out="runs", results="kept", say=said.append)
     assert [line.split(":")[0] for line in said[:2]] == ["mine", "clustered"]
     assert result.training["steps"] == 2
+    before = json.loads(next(Path("runs").glob("mine-*/training.json")).read_text())["seconds"]
+    assert result.training["before"] == before
+    row = tables.rows([(clustered, result)], "cpu")[0]
+    assert any(f"{before / 60:.1f} + {result.training['seconds'] / 60:.1f} min, 2 x" in cell for cell in row)
+    assert result.training["environment"] == result.environment
 
 
 def test_a_row_may_predict_with_the_other_norm(spec):
@@ -280,5 +289,5 @@ def test_a_row_may_predict_with_the_other_norm(spec):
     row = Row(setting="inductive", norm="support", count=4)
     source = tasks.load("glyphs", way=3, shot=1, query=2)
     assert not measure(learner, source, row, 4, None).transductive
-    with pytest.raises(UnsupportedError, match="ProtoNet adapts no norm layers"):
+    with pytest.raises(UnsupportedError, match="ProtoNet knows one norm alone"):
         measure(kshot.ProtoNet(kshot.models.Conv4(1)), source, row, 4, None)

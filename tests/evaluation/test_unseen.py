@@ -14,8 +14,8 @@ from kshot.artifacts import from_pretrained
 from kshot.datasets import Pool
 from kshot.errors import OverlappingSplitsError, TooFewClassesError
 from kshot.evaluation import conventional, evaluate, unseen_split
-from kshot.evaluation.unseen import same_data
 from kshot.randomness import seeded
+from kshot.training.seen import same_data
 
 OPTIONS = {"way": 2, "shot": 1, "query": 5}
 
@@ -165,7 +165,7 @@ def test_data_made_in_memory_is_compared_by_content(tmp_path):
 
 
 def test_a_shipped_learner_is_of_no_run_in_the_working_directory(tmp_path, monkeypatch):
-    from kshot.evaluation.unseen import run_folder
+    from kshot.training.seen import run_folder
 
     (tmp_path / "splits.json").write_text("{}")
     monkeypatch.chdir(tmp_path)

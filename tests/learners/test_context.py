@@ -168,7 +168,7 @@ def test_snail_says_how_much_support_it_was_made_for(labels):
     x, y = torch.randn(11, 8), (list(labels) * 4)[:11]
     message = (
         "this SNAIL was made for at most 10 support examples, got 11: make it with max_support=11, give fewer "
-        r"examples, or use a learner without such a limit \(ProtoNet, InContextTransformer\)"
+        r"examples, or use a learner without such a limit, such as InContextTransformer"
     )
     with pytest.raises(UnsupportedError, match=message):
         kshot.adapt(snail_of_ten(), (x, y))
@@ -312,6 +312,7 @@ def test_classes_with_a_regressor_and_targets_of_another_width_are_refused(name)
         (lambda x: kshot.adapt(kshot.MAML.tiny(), x, steps=-3), "at least 0 inner steps, got -3"),
         (lambda x: kshot.adapt(kshot.ANIL.tiny(), x, steps=-1), "at least 0 inner steps, got -1"),
         (lambda x: kshot.adapt(kshot.FineTuning.tiny(), x, steps=-1), "at least 0 steps, got -1"),
+        (lambda x: kshot.adapt(kshot.SoftKMeansProtoNet.tiny(), x, steps=-1), "at least 0 steps of refinement, got -1"),
         (lambda x: kshot.adapt(kshot.LinearProbe.tiny(), x, l2=-1.0), "positive penalty l2, got -1.0"),
         (lambda x: kshot.IMAML(models.MLP(8), way=5, cg_steps=-1), "at least 0 conjugate gradients, got -1"),
         (lambda x: kshot.RelationNet(models.MLP(8), hidden=0), "at least one hidden unit, got 0"),

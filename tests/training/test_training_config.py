@@ -81,7 +81,7 @@ def test_overrides(tmp_path: Path) -> None:
         ({"trainig": {}}, "unknown key trainig. Did you mean 'training'?"),
         ({"data": {"name": "omniglot", "shots": 5}}, "unknown key data.shots. Did you mean 'shot'?"),
         ({"data": {"way": 5}}, "the key data.name is missing. For example: name: omniglot"),
-        ({"backbone": {"channels": 8}}, "the key backbone.name is missing. For example: name: conv4"),
+        ({"backbone": {"channels": 8}}, "backbone: expected a name ({name: conv4}), or the weights of a run"),
         ({"learner": "protnet"}, "unknown learner 'protnet'. Did you mean 'protonet'?"),
         (
             {"learner": {"name": "maml", "inner_lrr": 0.1}},

@@ -14,11 +14,11 @@ from kshot.errors import ConfigError
 from kshot.evaluation.audit import _alike, empty_support, swap_support
 from kshot.evaluation.curves import with_shots
 from kshot.evaluation.subsets import first_shots
-from kshot.evaluation.unseen import same_data
 from kshot.tasks import TaskSource
 from kshot.tasks.pooled import PoolTasks
 from kshot.training.config import build_learner, build_source, build_trainer, parse_config
 from kshot.training.pretrain import pretrain
+from kshot.training.seen import same_data
 from kshot.training.step import count_examples
 
 CONFIG = """

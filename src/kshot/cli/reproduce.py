@@ -56,6 +56,8 @@ def command(
             raise ConfigError(f"expected --profile cpu or full, got {profile!r}")
         if name is not None and (everything or table):
             raise ConfigError("a name, --all and --table are three different things to ask for: give one of them")
+        if tasks is not None and name is None:
+            raise ConfigError("--tasks is to try out one reproduction, of which nothing is kept: give its name")
         if name is None and not (everything or table):
             output.table(["name", "what", "paper"], [[n, load(n).title, load(n).paper] for n in names()])
             output.result([{"name": n, "title": load(n).title, "paper": load(n).paper} for n in names()])
@@ -65,13 +67,13 @@ def command(
             known = tables.entries(results, profile, seed=seed)
             wanted = [spec.name for spec, result in known if result is None and profile in spec.profiles]
         said: dict[str, object] = {"profile": profile, "seed": seed, "device": device}
-        said |= {"out": out, "results": results, "data-dir": data_dir}
+        said |= {"tasks": tasks, "out": out, "results": results, "data-dir": data_dir}
         flags = "".join(f" --{flag} {value}" for flag, value in said.items() if value is not None)
         failed = []
         for one in wanted:
             context.meta[RESUME] = f"kshot reproduce {'--all' if everything else one}{flags}"
             try:
-                reproduce(
+                result = reproduce(
                     one,
                     profile,
                     seed=seed,
@@ -87,7 +89,8 @@ def command(
                     raise
                 output.say(f"{one}: {error}")  # one without its data must not cost the others
                 failed.append(one)
-        if name is not None and tasks is not None:
+        if tasks is not None:
+            output.result(result.to_dict())
             return
         found = tables.entries(results, profile, None if name is None else [name], seed=seed)
         output.table(tables.HEAD, tables.rows(found, profile))

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from kshot.artifacts.atomic import atomic_file, check_place
-from kshot.errors import ConfigError, KshotError
+from kshot.errors import ConfigError, KshotError, RunError
 from kshot.evaluation.comparison import Compared, Comparison, LeftOut
 from kshot.evaluation.contestants import Choice, Contestant, build, contestants
 from kshot.evaluation.costs import adaptation_cost
@@ -75,7 +75,7 @@ def compare(source: TaskSource, learners: Sequence[Choice] | None = None, **aske
     Raises:
         ConfigError: an unknown learner or option, a budget that is not positive, or fewer than two tasks.
         TooFewClassesError: the source has no train, val or test tasks.
-        UnsupportedError: none of the learners can do the tasks; the reasons are named.
+        UnsupportedError: none of the learners can do the tasks, or all failed; the reasons are named.
         RunError: `out` cannot be written to.
     """
     found = list(iter_compare(source, learners, **asked))
@@ -126,6 +126,8 @@ def _results(
             continue
         try:
             found = _compared(one, source, asked, None if kept is None else kept.stem, folder, progress)
+        except RunError:  # nothing can be kept, of the others neither
+            raise
         except (KshotError, MemoryError, torch.OutOfMemoryError) as error:
             # What this machine has no room for must not cost the results of the others.
             why = str(error) if isinstance(error, KshotError) else f"{type(error).__name__}: {str(error).strip()}"

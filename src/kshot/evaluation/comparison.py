@@ -106,7 +106,7 @@ class Comparison:
         left_out = [one for one in found if isinstance(one, LeftOut)]
         if not results:
             reasons = "; ".join(_left_out(left_out))
-            raise UnsupportedError(f"none of the learners can do the tasks of {source.name}. {reasons}")
+            raise UnsupportedError(f"none of the learners could be compared on {source.name}. {reasons}")
         sign = -1 if results[0].metric == "accuracy" else 1
         return cls(sorted(results, key=lambda one: sign * one.interval.mean), left_out)
 

@@ -21,7 +21,6 @@ from kshot.capture import CapturedModule
 from kshot.episodes import first_tensor
 from kshot.errors import ArtifactError, KshotError, RunError, UnsupportedError
 from kshot.evaluation.scores import Progress, device_of, example_shape
-from kshot.evaluation.unseen import data_only, recorded_classes, run_folder, same_data, training_source
 from kshot.learners.base import Learner
 from kshot.models import MLP, Conv4
 from kshot.models.norms import FeatureMean
@@ -29,6 +28,7 @@ from kshot.randomness import seeded
 from kshot.tasks.source import TaskSource
 from kshot.tasks.split import TaskSplit
 from kshot.training.pretrain import LR, PretrainedNetwork, fresh_backbone, load_network, pretrain, save_network
+from kshot.training.seen import data_only, recorded_classes, run_folder, same_data, training_source
 
 DEFAULT_EXAMPLES = 20_000
 """The budget where a learner does not say how many examples it was trained on."""
@@ -105,7 +105,8 @@ def conventional_network(
         UnsupportedError: tasks of a kind that no network can be trained on conventionally.
     """
     notes: list[str] = []
-    budget = int(learner.provenance.get("examples") or 0)
+    taken = (learner.provenance, learner.provenance.get("weights") or {})  # what it began with was trained, too
+    budget = sum(int(part.get("examples") or 0) for part in taken)
     if not budget:
         budget = DEFAULT_EXAMPLES
         notes.append(

@@ -66,7 +66,7 @@ def measure(learner: Learner, source: TaskSource, row: Row, tasks: int, other: L
     split = source.test.replace(**row.tasks) if row.tasks else source.test
     if row.norm is not None:
         if not isinstance(learner, GradientLearner):
-            raise UnsupportedError(f"{type(learner).__name__} adapts no norm layers: leave out the row's norm")
+            raise UnsupportedError(f"{type(learner).__name__} knows one norm alone: leave out the row's norm")
         learner = learner.with_norm(row.norm)
     metric = METRICS[learner.kind]
     if row.measure == "instance":
@@ -98,10 +98,12 @@ def likelihoods(learner: Learner, split: TaskSplit, tasks: int, options: dict[st
 
     Raises:
         UnsupportedError: the learner gives no distribution.
+        OverlappingSplitsError: it has seen some of the classes.
     """
     if learner.outputs != "mean_variance":
         raise UnsupportedError(
             f"{type(learner).__name__} predicts no variance, so its targets have no likelihood: use CNP or ANP"
         )
+    split, _ = unseen_split(learner, split)
     found = iter_scores(learner, split, tasks, seed=SEED, options=check_options(learner, options))
     return torch.cat([masked_gaussian_nll(one.outputs, one.episodes.query).double().cpu() for one in found])

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from kshot.artifacts import from_pretrained
 from kshot.artifacts.atomic import atomic_file
 from kshot.errors import KshotError
@@ -36,7 +38,7 @@ class Outcome:
         ours: percent, or a squared error as it is.
         half_width: of its 95% interval over tasks.
         tasks: how many.
-        metric: `"accuracy"`, `"mse"`, `"bit_error"` or `"points"` (a difference).
+        metric: `"accuracy"`, `"mse"`, `"bit_error"`, `"nll"` or `"points"` (a difference).
         goal: in words.
         reached: None where there is nothing to be reached.
         transductive: whether predictions depended on the other queries.
@@ -63,9 +65,11 @@ class Result:
     Attributes:
         name, title, paper, profile, digest, seed: what was run.
         outcomes: its rows.
-        training: seconds, steps, meta_batch, best_step, examples; parameters of the learner; engine mode.
+        training: seconds, steps, meta_batch, best_step, examples; parameters of the learner; engine mode; environment;
+            before, the seconds of the reproductions that it uses.
         paper_budget, differs: what the paper trained for, and what else is not as there.
-        environment: versions, machine, commit.
+        environment: versions, machine, commit, of the measurement; those of the training are in
+            `training["environment"]`.
         date: when it was finished.
         log: file of the training's metrics, beside the result.
     """
@@ -150,7 +154,7 @@ def reproduce(
         training=training,
         paper_budget=spec.paper_budget,
         differs=spec.differs,
-        environment={k: v for k, v in environment(device_of(learner)).items() if k != "command"},
+        environment=_environment(device_of(learner)),
         date=datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
     )
     if tasks is not None:
@@ -177,10 +181,11 @@ def trained(
     say: Say = print,
 ) -> tuple[Learner, TaskSource, dict[str, Any]]:
     """The learner of a reproduction, trained now where it is not yet; its tasks; and what the training took."""
-    folders = {}
+    folders, before = {}, 0.0
     for name in spec.uses.values():
         other = load(name)
-        trained(other, profile, seed, out=out, data_dir=data_dir, device=device, say=say)
+        _, _, took = trained(other, profile, seed, out=out, data_dir=data_dir, device=device, say=say)
+        before += took["seconds"] + took.get("before", 0.0)
         folders[name] = str(run_folder(other, profile, seed, out))
     config = spec.run_config(profile, seed, folders)
     source = build_source(config, data_dir)
@@ -202,6 +207,8 @@ def trained(
         "parameters": count_parameters(learner),
         "mode": result.mode,
         "val": None if result.val is None else result.val.to_dict(),
+        "environment": _environment(device_of(learner)),
+        **({"before": round(before, 1)} if before else {}),
     }
     atomic_file(done, json.dumps(training, indent=1) + "\n")
     return learner, source, training
@@ -247,7 +254,7 @@ def judge(row: Row, found: Measured, untrained: Measured | None) -> Outcome:
         goal = f"within {row.within:g} points"
         reached = sign * (ours - row.published) >= -row.within
     elif row.at_least is not None:
-        goal = f"at least {row.at_least:g}"
+        goal = f"above {row.at_least:g}, with its interval" if found.difference else f"at least {row.at_least:g}"
         # A difference has to be told from that number: its whole interval lies above.
         reached = ours - half > row.at_least if found.difference else ours >= row.at_least
     elif row.at_most is not None:
@@ -271,6 +278,10 @@ def judge(row: Row, found: Measured, untrained: Measured | None) -> Outcome:
     )
 
 
+def _environment(device: torch.device) -> dict[str, Any]:
+    return {key: value for key, value in environment(device).items() if key != "command"}
+
+
 def _untrained(config: RunConfig, source: TaskSource, like: Learner) -> Learner:
     learner = build_learner(config, source).eval()
     learner.transform, learner.provenance = like.transform, like.provenance
@@ -280,5 +291,5 @@ def _untrained(config: RunConfig, source: TaskSource, like: Learner) -> Learner:
 
 def _show(one: Outcome) -> str:
     published = "" if one.published is None else f", published {one.published:g}"
-    verdict = {True: "reached", False: "not reached", None: "nothing to reach"}[one.reached]
-    return f"{one.ours:.2f} ± {one.half_width:.2f}{published}, {one.goal}: {verdict}"
+    verdict = "" if one.reached is None else f", {one.goal}: {'reached' if one.reached else 'not reached'}"
+    return f"{one.ours:.2f} ± {one.half_width:.2f}{published}{verdict}"

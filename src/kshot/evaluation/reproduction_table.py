@@ -131,10 +131,16 @@ def _ours(one: Outcome) -> str:
 def _budgets(result: Result, spec: Specification) -> str:
     t = result.training
     tasks = f"{t['meta_batch']} task" + ("" if t["meta_batch"] == 1 else "s")
-    ours = f"trained {t['seconds'] / 60:.1f} minutes: {t['steps']:,} steps of {tasks}"
-    return ours + (f"; the paper {spec.paper_budget}" if spec.paper_budget else "")
+    ours = f"trained {_minutes(result)} minutes: {t['steps']:,} steps of {tasks}"
+    theirs = "does not say how long" if spec.paper_budget == "not said" else spec.paper_budget
+    return ours + (f"; the paper {theirs}" if theirs else "")
 
 
 def _training(result: Result) -> str:
     t = result.training
-    return f"{t['seconds'] / 60:.1f} min, {t['steps']:,} x {t['meta_batch']}"
+    return f"{_minutes(result)} min, {t['steps']:,} x {t['meta_batch']}"
+
+
+def _minutes(result: Result) -> str:
+    """Of the training, and of what it uses before that."""
+    return " + ".join(f"{result.training[key] / 60:.1f}" for key in ("before", "seconds") if key in result.training)

@@ -276,8 +276,8 @@ def check_support_size(learner: Learner, n: int) -> None:
     if learner.max_support is not None and n > learner.max_support:
         raise UnsupportedError(
             f"this {type(learner).__name__} was made for at most {learner.max_support} support examples, got {n}: make "
-            f"it with max_support={n}, give fewer examples, or use a learner without such a limit (ProtoNet, "
-            "InContextTransformer)"
+            f"it with max_support={n}, give fewer examples, or use a learner without such a limit, such as "
+            "InContextTransformer"
         )
 
 

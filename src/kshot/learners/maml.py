@@ -84,7 +84,10 @@ class MAML(GradientLearner):
     @classmethod
     def plus_plus(cls, backbone: nn.Module, way: int | None = None, **options: Any) -> MAML:
         """MAML with the switches of MAML++ on, five inner steps of 0.1 to begin with; `options` of the constructor
-        come before that. Its cosine annealing of the outer rate is the Trainer's default schedule."""
+        come before that. Its cosine annealing of the outer rate is the Trainer's default schedule.
+
+        `multi_step` and `first_order_until` are outer steps of the paper's training of 75,000: in a shorter one give
+        fewer of both, or it ends before the second order begins."""
         switches = {"learned_rates": True, "step_norms": True, "multi_step": 5000, "first_order_until": 25000}
         return cls(backbone, way, **{"inner_lr": 0.1, "inner_steps": 5, **switches, **options})
 

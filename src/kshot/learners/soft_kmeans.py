@@ -73,6 +73,8 @@ class SoftKMeansProtoNet(ProtoNet):
             self.gate = nn.Sequential(nn.Linear(5, 20), nn.Tanh(), last)
 
     def adapt(self, support: Examples, steps: int | None = None) -> dict[str, Tensor]:  # type: ignore[override]
+        if steps is not None and steps < 0:
+            raise UnsupportedError(f"expected at least 0 steps of refinement, got {steps}")
         adapted = super().adapt(support)
         if support.unlabeled is None:
             return adapted

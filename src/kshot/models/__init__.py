@@ -1,6 +1,6 @@
 """Backbones and their parts."""
 
-from kshot.models.backbone import Backbone, Network
+from kshot.models.backbone import Backbone, Frozen, Network
 from kshot.models.conv4 import Conv4
 from kshot.models.memory import LRUAMemory, Memory, NTMMemory
 from kshot.models.mlp import MLP
@@ -12,6 +12,7 @@ __all__ = [
     "MLP",
     "Backbone",
     "Conv4",
+    "Frozen",
     "LRUAMemory",
     "MaxPool2d",
     "Memory",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from kshot.capture import CapturedModule
+from kshot.errors import UnsupportedError
 from kshot.models.norms import Statistics, prepare_adapted
 
 
@@ -20,16 +22,48 @@ class Backbone(CapturedModule):
     input_shape: tuple[int, ...] | None = None
 
 
+class Frozen(Backbone):
+    """A trained backbone that stays as it is: always in eval mode, and no gradient reaches it.
+
+    Args:
+        backbone: the module itself, not a copy of it.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone.eval().requires_grad_(False)
+        self.out_features, self.input_shape = backbone.out_features, backbone.input_shape
+
+    def train(self, mode: bool = True) -> Frozen:
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the backbone's."""
+        with torch.no_grad():
+            out: Tensor = self.backbone(x)
+        return out
+
+
 class Network(nn.Module):
     """A backbone with an optional linear head: what MAML adapts as one.
 
     Args:
         backbone: `[n, *shape] -> [n, out_features]`.
         outputs: of the head, one a class (or value); None leaves the backbone's own output.
+
+    Raises:
+        UnsupportedError: a frozen backbone, or one whose statistics leak between tasks.
     """
 
     def __init__(self, backbone: nn.Module, outputs: int | None) -> None:
         super().__init__()
+        if isinstance(backbone, Frozen):
+            raise UnsupportedError(
+                "a frozen backbone cannot be adapted, and this learner adapts all of its network: use one that shares "
+                "its features among tasks, such as ANIL, or do not freeze the backbone"
+            )
         self.backbone = backbone
         self.head = None if outputs is None else nn.Linear(int(backbone.out_features), outputs)  # type: ignore[arg-type]
         prepare_adapted(backbone)

@@ -72,6 +72,7 @@ def provenance(trainer: Trainer, state: State) -> dict[str, Any]:
             "val_tasks": s.val_tasks if state.best_score is not None else None,
             "mode": state.mode,
             "seed": s.seed,
+            **{key: trainer.learner.provenance[key] for key in ("weights",) if key in trainer.learner.provenance},
             **_classes(trainer.source),
         }
     )

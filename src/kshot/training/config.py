@@ -3,7 +3,8 @@
 ::
 
     learner: {name: maml, inner_lr: 0.4, inner_steps: 1}   # `way`, or the sizes of a sequence, are those of the tasks
-    backbone: {name: conv4, channels: 64}                  # input sizes are those of the tasks' examples
+    backbone: {name: conv4, channels: 64}                  # input sizes are those of the tasks' examples; or, in place
+                                                           # of a name, {weights: runs/protonet, frozen: true}
     data: {name: omniglot, way: 5, shot: 1, query: 15, train: {query: 5}, options: {split: vinyals}}
     training: {steps: 2000, meta_batch: 16, lr: 0.001}
     out: runs/maml
@@ -27,8 +28,9 @@ from kshot.randomness import seeded
 from kshot.tasks.source import TaskSource
 from kshot.tasks.unlabeled import UNLABELED_OPTIONS
 from kshot.training.optimizers import of_a_script
-from kshot.training.schema import Named, RunConfig, check_option, validate
+from kshot.training.schema import Named, NamedBackbone, RunConfig, check_option, validate
 from kshot.training.trainer import Trainer
+from kshot.training.weights import begin_with, describe_weights
 from kshot.yaml_keys import assign, numbers, read_yaml
 
 __all__ = [
@@ -67,7 +69,7 @@ def parse_config(content: Mapping[str, Any], where: str = "the configuration") -
     """
     config = validate(numbers(dict(content)), where)
     _check_options(config.learner, "learner", _learner_class(config.learner.name, where), where)
-    if config.backbone is not None:
+    if config.backbone is not None and config.backbone.name is not None:
         _check_options(config.backbone, "backbone", _backbone_class(config.backbone.name, where), where)
     return config
 
@@ -108,10 +110,12 @@ def resolve(config: RunConfig, source: TaskSource) -> RunConfig:
             if name in takes:
                 learner.setdefault(name, size)
     if "max_support" in takes and "max_support" not in learner:
-        learner["max_support"] = max(split.support_size for split in source.splits.values())
+        learner["max_support"] = source.train.support_size
     if "out_features" in takes and "out_features" not in learner and source.kind == "regression":
         learner["out_features"] = int(source.train.sample(1, seed=0).query.y.shape[-1])
     backbone = None
+    if config.backbone is not None and config.backbone.weights is not None and "backbone" not in takes:
+        raise ConfigError(f"backbone.weights: {config.learner.name} takes no backbone: leave it out")
     if "backbone" in takes:
         backbone = _resolved_backbone(config, source, has_head="out_features" in takes)
     return config.model_copy(
@@ -123,14 +127,16 @@ def build_learner(config: RunConfig, source: TaskSource) -> Learner:
     """The learner that a configuration describes, for the tasks of a source, initialised from the training's seed.
 
     Raises:
-        ConfigError: its parts do not fit each other or the tasks.
+        ConfigError: its parts do not fit each other or the tasks; weights to begin with that have seen test classes.
     """
     full = resolve(config, source)
-    learner = dict(full.learner.options)
+    learner, weights = dict(full.learner.options), None if full.backbone is None else full.backbone.weights
     with seeded(full.training.seed):
         if full.backbone is not None:
-            learner["backbone"] = _construct(_backbone_class(full.backbone.name), full.backbone.options, "backbone")
+            learner["backbone"] = _build_backbone(full.backbone, source)
         built: Learner = _construct(_learner_class(full.learner.name), learner, "learner")
+    if weights is not None:
+        built.provenance["weights"] = describe_weights(weights)
     return built
 
 
@@ -185,7 +191,8 @@ def resume_run(
 def backbones() -> dict[str, type[models.Backbone]]:
     """Every backbone of kshot's own by its lower-case name."""
     found = {name.lower(): getattr(models, name) for name in models.__all__}
-    return {n: c for n, c in found.items() if issubclass(c, models.Backbone) and c is not models.Backbone}
+    bare = (models.Backbone, models.Frozen)
+    return {n: c for n, c in found.items() if issubclass(c, models.Backbone) and c not in bare}
 
 
 def _resume_python_run(content: dict[str, Any], file: Path, data_dir: Any, arguments: dict[str, Any]) -> Trainer:
@@ -209,10 +216,22 @@ def _resume_python_run(content: dict[str, Any], file: Path, data_dir: Any, argum
     return Trainer(built, tasks.load(**spec), **{**training, **arguments})
 
 
-def _resolved_backbone(config: RunConfig, source: TaskSource, *, has_head: bool) -> Named:
-    shape = source.example_shape
-    name = config.backbone.name if config.backbone is not None else "conv4" if len(shape) == 3 else "mlp"
-    options = {} if config.backbone is None else config.backbone.options
+def _build_backbone(section: NamedBackbone, source: TaskSource) -> models.Backbone:
+    built: models.Backbone | None = None
+    if section.name is not None:
+        built = _construct(_backbone_class(section.name), section.options, "backbone")
+    if section.weights is not None:
+        built = begin_with(built, section.weights, source, frozen=section.frozen)
+    assert built is not None
+    return built
+
+
+def _resolved_backbone(config: RunConfig, source: TaskSource, *, has_head: bool) -> NamedBackbone:
+    shape, given = source.example_shape, config.backbone
+    if given is not None and given.name is None:
+        return given  # as in the run whose weights it has
+    name = given.name if given is not None and given.name else "conv4" if len(shape) == 3 else "mlp"
+    options = {} if given is None else given.options
     takes = _parameters(_backbone_class(name))
     sizes = (
         dict(zip(("in_channels", "image_size"), shape[:2], strict=False))
@@ -230,7 +249,9 @@ def _resolved_backbone(config: RunConfig, source: TaskSource, *, has_head: bool)
     if source.kind == "regression" and not has_head and "out_features" in takes and "out_features" not in options:
         # Without a head of the learner's own, the backbone's output is the value.
         options["out_features"] = int(source.train.sample(1, seed=0).query.y.shape[-1])
-    return Named(name=name, **options)
+    if given is None:
+        return NamedBackbone(name=name, **options)
+    return NamedBackbone(name=name, weights=given.weights, frozen=given.frozen, **options)
 
 
 def _learner_class(name: str, where: str = "the configuration") -> type[Learner]:

@@ -31,6 +31,7 @@ from kshot.training.run_folder import RunFolder
 from kshot.training.state import State, Window
 from kshot.training.step import OuterStep, StepResult, autocast
 from kshot.training.validation import better, validate
+from kshot.training.weights import seen_before
 
 if TYPE_CHECKING:
     from kshot.training.trainer import Trainer
@@ -78,7 +79,7 @@ class Loop:
         if folder is not None:
             if loaded is None:
                 folder.write_config(about.resolved_config(self.trainer))
-                folder.write_source(self.source)
+                folder.write_source(self.source, seen_before(learner))
             for what in folder.write_environment(self.device, self.state.step):
                 self.progress.say(f"resumed with {what}: the last bits of the result may differ")
         if self.state.mode is None:  # measured as most steps are, before the first of them begins

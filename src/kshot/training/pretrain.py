@@ -28,7 +28,7 @@ from kshot.episodes import Examples, first_tensor
 from kshot.errors import ArtifactError, DivergedError, UnsupportedError
 from kshot.learners import ProtoNet
 from kshot.learners.base import Learner
-from kshot.models import Backbone, norms
+from kshot.models import Backbone, Frozen, norms
 from kshot.randomness import seeded
 from kshot.tasks.gather import Gatherer
 from kshot.tasks.pooled import PoolTasks
@@ -199,6 +199,8 @@ def fresh_backbone(learner: Learner) -> nn.Module:
         UnsupportedError: the learner has none.
     """
     backbone = find_backbone(learner)
+    if isinstance(backbone, Frozen):
+        backbone = backbone.backbone
     if isinstance(backbone, CapturedModule):
         config = backbone.config
         if not getattr(backbone, "flatten", True):

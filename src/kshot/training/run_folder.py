@@ -16,6 +16,7 @@ from kshot.artifacts.tensors import save_tensors
 from kshot.errors import ConfigError, RunError
 from kshot.tasks.source import TaskSource
 from kshot.training import checkpoint, environment
+from kshot.training.seen import train_and_val_hashes
 
 OURS = (
     "config.yaml",
@@ -128,24 +129,21 @@ class RunFolder:
         atomic_file(path, json.dumps(now, indent=2) + "\n")
         return different
 
-    def write_source(self, source: TaskSource) -> None:
-        """`splits.json`, the class names of each split, and `seen.safetensors`, hashes of train and val examples."""
+    def write_source(self, source: TaskSource, seen: torch.Tensor | None = None) -> None:
+        """`splits.json`, the class names of each split, and `seen.safetensors`, hashes of train and val examples.
+
+        Args:
+            seen: hashes of what the weights that it begins with have seen.
+        """
         pools = {name: split.pool for name, split in source.splits.items()}
         names = {name: None if pool is None else list(pool.names) for name, pool in pools.items()}
         text = json.dumps(
             {"source": source.spec, **{k: v for k, v in names.items() if v is not None}}, ensure_ascii=False
         )
         atomic_file(self.path / "splits.json", text + "\n")
-        seen = []
-        hashed: dict[int, torch.Tensor] = {}  # splits mostly share one table of examples
-        for name in ("train", "val"):
-            pool = pools.get(name)
-            if pool is not None:
-                if id(pool.x) not in hashed:
-                    hashed[id(pool.x)] = pool.example_hashes()
-                seen += [hashed[id(pool.x)][pool.rows(c)] for c in range(len(pool))]
-        if seen:
-            save_tensors(self.path / "seen.safetensors", {"hashes": torch.cat(seen).unique()})
+        hashes = [part for part in (train_and_val_hashes(source), seen) if part is not None]
+        if hashes:
+            save_tensors(self.path / "seen.safetensors", {"hashes": torch.cat(hashes).unique()})
 
     def _locked(self) -> IO[bytes] | None:
         """Holds a lock on the folder, which the system gives back when the process ends, however it does."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from kshot.errors import ConfigError, suggest
 
@@ -50,6 +50,29 @@ class Named(BaseModel):
     @property
     def options(self) -> dict[str, Any]:
         return dict(self.model_extra or {})
+
+
+class NamedBackbone(Named):
+    """A backbone by its name, or as in another run: `weights`, whose values it begins with.
+
+    Attributes:
+        weights: a run's folder or a saved learner.
+        frozen: these values stay as they are.
+    """
+
+    name: str | None = None  # type: ignore[assignment]
+    weights: str | None = None
+    frozen: bool = False
+
+    @model_validator(mode="after")
+    def _says_which(self) -> NamedBackbone:
+        if self.name is None and self.weights is None:
+            raise ValueError("a name ({name: conv4}), or the weights of a run ({weights: runs/...})")
+        if self.name is None and self.options:
+            raise ValueError(f"a name beside {', '.join(self.options)} (without one it is as in the run)")
+        if self.frozen and self.weights is None:
+            raise ValueError("weights beside frozen: what was never trained is of no use when it stays as it is")
+        return self
 
 
 class Data(Section):
@@ -99,7 +122,7 @@ class RunConfig(Section):
     """All that makes a run: `learner`, `backbone`, `data`, `training`, `out`."""
 
     learner: Annotated[Named, BeforeValidator(_named)]
-    backbone: Annotated[Named, BeforeValidator(_named)] | None = None
+    backbone: Annotated[NamedBackbone, BeforeValidator(_named)] | None = None
     data: Annotated[Data, BeforeValidator(_named)]
     training: Training = Field(default_factory=Training)
     out: str | None = None
@@ -108,6 +131,10 @@ class RunConfig(Section):
         """JSON-able, as YAML would have it; keys that say nothing left out."""
         dumped = self.model_dump(mode="json")
         dumped["data"] = {key: value for key, value in dumped["data"].items() if value not in (None, {}, False)}
+        if dumped["backbone"] is not None:
+            idle = {"name": None, "weights": None, "frozen": False}
+            backbone = dumped["backbone"].items()
+            dumped["backbone"] = {k: v for k, v in backbone if k not in idle or v != idle[k]}
         return {key: value for key, value in dumped.items() if value is not None}
 
 
@@ -153,7 +180,6 @@ def _in_words(problem: Any, model: type[BaseModel]) -> str:
         examples = {
             "learner": "{name: protonet}",
             "learner.name": "protonet",
-            "backbone.name": "conv4",
             "data": "{name: omniglot, way: 5, shot: 1}",
             "data.name": "omniglot",
         }

@@ -94,8 +94,8 @@ def check_fits(learner: Learner, split: TaskSplit, shape: tuple[int, ...] | None
     if learner.max_support is not None and split.support_size > learner.max_support:
         raise UnsupportedError(
             f"this {name} was made for at most {learner.max_support} support examples, the tasks of {split.name} have "
-            f"{split.support_size}: make it with max_support={split.support_size}, or the tasks smaller; ProtoNet and "
-            "InContextTransformer have no such limit"
+            f"{split.support_size}: make it with max_support={split.support_size}, or the tasks smaller; "
+            "InContextTransformer has no such limit"
         )
     own = learner.input_shape
     if own is not None and shape is not None and tuple(own) != tuple(shape):
