@@ -26,6 +26,9 @@ from kshot.training.environment import environment
 from kshot.training.schema import RunConfig
 from kshot.training.step import resolve_device
 
+UNTRAINED_TASKS = 200
+"""The most tasks that an untrained network is measured on: enough to tell 20 points."""
+
 Say = Callable[[str], None]
 
 
@@ -140,7 +143,8 @@ def reproduce(
         found = measure(learner, source, row, tasks or row.count, other)
         untrained = None
         if row.above_untrained is not None:
-            untrained = measure(_untrained(config, source, learner), source, row, tasks or row.count, None)
+            few = min(tasks or row.count, UNTRAINED_TASKS)
+            untrained = measure(_untrained(config, source, learner), source, row, few, None)
         outcomes.append(judge(row, found, untrained))
         say(f"{spec.title}, {row.setting}: {_show(outcomes[-1])}")
     result = Result(
