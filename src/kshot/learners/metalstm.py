@@ -22,7 +22,7 @@ class MetaLSTM(GradientLearner):
     i_t = sigmoid(W_I [h_t, theta_{t-1}, i_{t-1}] + b_I) and
     f_t = sigmoid(W_F [h_t, theta_{t-1}, f_{t-1}] + b_F),
 
-    h_t the hidden state of an ordinary LSTM that reads the gradient and the loss, both preprocessed (appendix A): the
+    h_t the hidden state of an ordinary LSTM that reads the gradient and the loss, both preprocessed (sec. 3.2): the
     two layers of the experiments. Every weight has states of its own, and all weights share the LSTMs (parameter
     sharing). c_0, the initialisation, is learned with the rest.
 
@@ -90,7 +90,7 @@ class MetaLSTM(GradientLearner):
 def preprocess(x: Tensor, p: float = 10.0) -> Tensor:
     """Numbers of any magnitude in two of moderate size: (log|x| / p, sgn x) where |x| >= e^-p, else (-1, e^p x).
 
-    Ravi and Larochelle 2017, appendix A (after Andrychowicz et al. 2016, appendix A). `[...] -> [..., 2]`.
+    Ravi and Larochelle 2017, sec. 3.2 (after Andrychowicz et al. 2016, appendix A). `[...] -> [..., 2]`.
     """
     smallest = torch.exp(torch.tensor(-p, dtype=x.dtype, device=x.device))
     large = x.abs() >= smallest

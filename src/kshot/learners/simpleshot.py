@@ -19,7 +19,7 @@ Normalise = Literal["none", "l2", "cl2"]
 class SimpleShot(ConventionalLearner):
     """A query belongs to the class whose mean is nearest, after the features were centred and brought to length one.
 
-    z <- (z - mean of the training features) / its length (CL2N, sec. 3.2; "l2" does not centre, "none" is the plain
+    z <- (z - mean of the training features) / its length (CL2N; "l2" does not centre, "none" is the plain
     nearest centroid), then the nearest class mean (eq. 1).
 
     Args:
