@@ -24,7 +24,7 @@ A message says what was expected, what came, and what to do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class KshotError(Exception):
@@ -99,6 +99,16 @@ class MissingExtraError(KshotError, ImportError):
         super().__init__(f"{package} is not installed. Install it with: pip install 'kshot[{extra}]'")
         self.package = package
         self.extra = extra
+
+
+def few(names: Sequence[str], most: int = 5) -> str:
+    """The first of some names, and how many more there are.
+
+    >>> few(["a", "b", "c"], most=2)
+    'a, b and 1 more'
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

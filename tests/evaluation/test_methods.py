@@ -17,7 +17,7 @@ from kshot.evaluation.conventional import Conventional
 from kshot.evaluation.methods import Method, choose, methods
 from kshot.evaluation.regressors import FineTunedRegressor, MeanPredictor, Ridge
 from kshot.learners import FineTuning, JointTraining
-from kshot.models.norms import FeatureMean
+from kshot.models.norms import FeatureStatistics
 from kshot.testing.toys import sinusoid_episodes, uneven
 from kshot.training.pretrain import PretrainedNetwork
 
@@ -113,7 +113,11 @@ def test_methods_leave_the_random_state_alone(sinusoids):
         network = PretrainedNetwork(kshot.models.MLP(1, hidden=(8,)), 1).eval()
     state = torch.get_rng_state()
     made = methods(
-        "fine_tuned", learner, sinusoids.test, Conventional(network, FeatureMean(8)), sinusoids.test.sample(2, seed=0)
+        "fine_tuned",
+        learner,
+        sinusoids.test,
+        Conventional(network, FeatureStatistics(8)),
+        sinusoids.test.sample(2, seed=0),
     )
     assert torch.equal(torch.get_rng_state(), state)
     assert len(made) == 7

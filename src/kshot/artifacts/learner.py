@@ -17,7 +17,7 @@ from kshot.artifacts.atomic import atomic_folder
 from kshot.artifacts.card import card
 from kshot.artifacts.tensors import hash_tensors, load_tensors, save_tensors
 from kshot.datasets.transform import transform_from_dict
-from kshot.errors import ArtifactError, KshotError, RunError, suggest
+from kshot.errors import ArtifactError, KshotError, RunError, few, suggest
 from kshot.learners.base import Learner
 from kshot.randomness import seeded
 
@@ -123,7 +123,7 @@ def load_state(learner: torch.nn.Module, tensors: Mapping[str, Tensor], source: 
     name = type(learner).__name__
     missing, unexpected = sorted(state.keys() - tensors.keys()), sorted(tensors.keys() - state.keys())
     if missing or unexpected:
-        parts = [f"{what}: {_few(keys)}" for what, keys in (("missing", missing), ("unexpected", unexpected)) if keys]
+        parts = [f"{what}: {few(keys)}" for what, keys in (("missing", missing), ("unexpected", unexpected)) if keys]
         raise ArtifactError(
             f"{source} does not fit {name}: expected its {len(state)} tensors, got {len(tensors)} ({'; '.join(parts)}"
             "). It was saved from another class or another version of it"
@@ -135,7 +135,7 @@ def load_state(learner: torch.nn.Module, tensors: Mapping[str, Tensor], source: 
     ]
     if wrong:
         raise ArtifactError(
-            f"{source} does not fit {name}: {_few(wrong)}. It was saved from a learner with other arguments"
+            f"{source} does not fit {name}: {few(wrong)}. It was saved from a learner with other arguments"
         )
     with torch.no_grad():
         for key, value in state.items():
@@ -208,7 +208,7 @@ def _check_place(path: Path) -> None:
         raise RunError(f"{path} cannot be read: {error.strerror or error}. Choose another place") from error
     if others:
         raise RunError(
-            f"{path} holds other files ({_few(others)}), and saving a learner replaces a folder as a whole. Choose a "
+            f"{path} holds other files ({few(others)}), and saving a learner replaces a folder as a whole. Choose a "
             f"new or empty folder, {path / 'learner'} say"
         )
 
@@ -243,8 +243,3 @@ def check_format(path: Path, found: Any, version: Any) -> None:
             f"{path} has format {found}, expected {FORMAT}, which is what kshot {kshot.__version__} reads; kshot "
             f"{version or 'of an unknown version'} wrote it. {what}"
         )
-
-
-def _few(names: list[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

@@ -9,7 +9,7 @@ from itertools import combinations
 import torch
 
 from kshot.datasets.pool import Pool
-from kshot.errors import OverlappingSplitsError, TooFewClassesError
+from kshot.errors import OverlappingSplitsError, TooFewClassesError, few
 
 SPLITS = ("train", "val", "test")
 
@@ -98,10 +98,9 @@ def check_disjoint(splits: Mapping[str, Pool]) -> None:
             shared, why = _shared_content(a, b)
         if shared:
             names = sorted(shared)
-            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             raise OverlappingSplitsError(
                 f"expected {first} and {second} to have no class in common, but {len(names)} "
-                f"class{' is' if len(names) == 1 else 'es are'} in both ({why}): {', '.join(names[:5])}{more}. "
+                f"class{' is' if len(names) == 1 else 'es are'} in both ({why}): {few(names)}. "
                 "Few-shot splits hold different classes: move all examples of a class into one split"
             )
 

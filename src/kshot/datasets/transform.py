@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kshot.datasets.pixels import border_mean, crop, flatten, open_image, pad, upright
-from kshot.errors import ConfigError, DataError, ImageError, suggest
+from kshot.errors import ConfigError, DataError, ImageError, few, suggest
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -222,8 +222,7 @@ class TableTransform:
     def reads(self) -> str:
         """What it reads, in words."""
         names = list(dict.fromkeys(column.name for column in self.columns))
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        return f"tables with the columns {', '.join(names[:5])}{more}"
+        return f"tables with the columns {few(names)}"
 
     def to_dict(self) -> dict[str, Any]:
         return {

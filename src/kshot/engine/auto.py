@@ -7,6 +7,7 @@ assumed. And `compile` is never trusted: compilers have silent faults (`check_co
 
 from __future__ import annotations
 
+import math
 import shutil
 import textwrap
 import time
@@ -22,7 +23,7 @@ from kshot.engine.tasks import task_losses
 from kshot.episodes import Episodes
 from kshot.errors import UnsupportedError
 
-COMPILE_SECONDS = 0.03
+SECONDS_PER_OPERATOR = 0.03
 """What compiling costs for each operator of a graph and its gradient, about, on two cores: from 14 s for a Conv-4
 ProtoNet (470 operators) to 83 s for FOMAML with five steps (2,600). Paid back only by a long run."""
 
@@ -68,29 +69,31 @@ def choose(
         return modes[0]
     seconds = {mode: measure(learner, episodes, mode, repeats) for mode in modes}
     best = min(seconds, key=lambda mode: seconds[mode])
-    if steps is not None and _may_compile(learner, episodes):
-        price = compile_seconds(learner, episodes)
-        # Compilation gains at most the eager time itself; below that it cannot pay for itself.
-        if steps * seconds[best] / 2 <= price:
-            return best
-        if price > LONG:
-            say(f"trying mode compile, which takes about {price / 60:.0f} min; mode={best!r} begins at once")
-        try:
-            if measure(learner, episodes, "compile", repeats) < seconds[best]:
-                check_compiled(learner, episodes)
-                return "compile"
-        except Exception as error:  # whatever the compiler met: the run goes on without it
-            say(f"mode compile is not used, {best} is: {_reason(error)}")
+    price = math.inf if steps is None else compile_seconds(learner, episodes)
+    # Compilation gains at most the eager time itself; below that it cannot pay for itself.
+    if steps is None or steps * seconds[best] / 2 <= price:
+        return best
+    if price > LONG:
+        say(f"trying mode compile, which takes about {price / 60:.0f} min; mode={best!r} begins at once")
+    try:
+        if measure(learner, episodes, "compile", repeats) < seconds[best]:
+            check_compiled(learner, episodes)
+            return "compile"
+    except Exception as error:  # whatever the compiler met: the run goes on without it
+        say(f"mode compile is not used, {best} is: {_reason(error)}")
     return best
 
 
 def compile_seconds(learner: Hooks, episodes: Episodes) -> float:
-    """About how long it takes to compile a learner's losses and meta-gradient: it grows with the size of the graph."""
+    """About how long it takes to compile a learner's losses and meta-gradient, which grows with the size of the graph;
+    infinitely long where they cannot be compiled."""
+    if not _may_compile(learner, episodes):
+        return math.inf
     mode = "vmap" if "vmap" in learner.modes else candidates(learner)[0]
     operators = _Operators()  # type: ignore[no-untyped-call]
     with operators:
         losses_and_gradient(learner, episodes, mode)
-    return COMPILE_SECONDS * operators.number
+    return SECONDS_PER_OPERATOR * operators.number
 
 
 def check_compiled(learner: Hooks, episodes: Episodes) -> None:

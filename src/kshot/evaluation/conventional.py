@@ -23,7 +23,7 @@ from kshot.errors import ArtifactError, KshotError, RunError, UnsupportedError
 from kshot.evaluation.scores import Progress, device_of, example_shape
 from kshot.learners.base import Learner
 from kshot.models import MLP, Conv4
-from kshot.models.norms import FeatureMean
+from kshot.models.norms import FeatureStatistics
 from kshot.randomness import seeded
 from kshot.tasks.source import TaskSource
 from kshot.tasks.split import TaskSplit
@@ -47,7 +47,7 @@ class Conventional:
     """
 
     network: PretrainedNetwork
-    mean: FeatureMean
+    mean: FeatureStatistics
 
     @property
     def info(self) -> dict[str, Any]:
@@ -194,13 +194,13 @@ def _kept(folder: Path, spec: Mapping[str, Any], key: str, budget: int) -> Pretr
     return network if same and off <= max(budget // 20, int(info.get("batch", 1))) else None
 
 
-def _feature_mean(network: PretrainedNetwork, split: TaskSplit, device: torch.device) -> FeatureMean:
+def _feature_mean(network: PretrainedNetwork, split: TaskSplit, device: torch.device) -> FeatureStatistics:
     """Mean and variance of the features of some thousand training examples."""
     episodes = split.sample(max(1, 1000 // (split.support_size + split.query_size)), seed=0)
     x = torch.cat([first_tensor(e.x)[e.mask] for e in (episodes.support, episodes.query)])
     with torch.no_grad():
         z = torch.cat([network.features(part.to(device)) for part in x.split(256)])
-    mean = FeatureMean(z.shape[-1]).to(device)
+    mean = FeatureStatistics(z.shape[-1]).to(device)
     mean(z)
     mean.commit()
     return mean.eval()

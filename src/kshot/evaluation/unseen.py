@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kshot.errors import OverlappingSplitsError, TooFewClassesError
+from kshot.errors import OverlappingSplitsError, TooFewClassesError, few
 from kshot.learners.base import Learner
 from kshot.tasks.split import TaskSplit
 from kshot.training.seen import names_data, recorded_classes, run_folder, same_data, seen_classes, seen_hashes
@@ -62,8 +62,7 @@ def unseen_split(learner: Learner, split: TaskSplit, *, allow_seen: bool = False
     if not any(seen):
         return split, notes
     names_seen = [name for name, is_seen in zip(pool.names, seen, strict=True) if is_seen]
-    more = f" and {len(names_seen) - 5} more" if len(names_seen) > 5 else ""
-    listed = ", ".join(names_seen[:5]) + more
+    listed = few(names_seen)
     if allow_seen:
         return split, [f"{len(names_seen)} of the {len(pool)} classes are not new to the learner: {listed}"]
     raise OverlappingSplitsError(

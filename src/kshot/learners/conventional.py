@@ -12,7 +12,7 @@ from kshot.episodes import Examples, first_tensor
 from kshot.errors import UnsupportedError
 from kshot.functional import cosine as cosines
 from kshot.learners.base import Learner
-from kshot.models.norms import FeatureMean
+from kshot.models.norms import FeatureStatistics
 
 
 class ConventionalLearner(Learner):
@@ -41,7 +41,7 @@ class ConventionalLearner(Learner):
         self.backbone, self.cosine, self.classes = backbone, cosine, classes
         self.classifier = None if classes is None else nn.Linear(size, classes, bias=not cosine)
         self.log_scale = nn.Parameter(torch.tensor(10.0).log()) if cosine and classes is not None else None
-        self.mean = FeatureMean(size)
+        self.mean = FeatureStatistics(size)
 
     def features(self, x: Any) -> Any:
         return self.mean(self.backbone(x))

@@ -14,7 +14,7 @@ from kshot.episodes import Examples, first_tensor
 from kshot.errors import UnsupportedError
 from kshot.learners.base import check_support_size
 from kshot.learners.context import ContextLearner
-from kshot.models.norms import FeatureMean
+from kshot.models.norms import FeatureStatistics
 
 
 class RecurrentLearner(ContextLearner):
@@ -46,12 +46,12 @@ class RecurrentLearner(ContextLearner):
             raise UnsupportedError(f"expected max_support of at least 1, or None for any, got {max_support}")
         self.max_support = max_support
         size = int(backbone.out_features)  # type: ignore[arg-type]
-        self.mean = FeatureMean(size, momentum=0.1)
+        self.statistics = FeatureStatistics(size, momentum=0.1)
         self.inputs = size + self.labels
         """Entries of what a step reads."""
 
     def features(self, x: Any) -> Any:
-        return self.mean.standardise(self.mean(self.backbone(x)))
+        return self.statistics.standardise(self.statistics(self.backbone(x)))
 
     @abstractmethod
     def initial(self, x: Tensor) -> Any:

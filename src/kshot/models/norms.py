@@ -109,7 +109,7 @@ class TaskBatchNorm(nn.Module):
         return f"{self.features}, momentum={self.momentum}, eps={self.eps}"
 
 
-class FeatureMean(nn.Module):
+class FeatureStatistics(nn.Module):
     """Lets features through as they are, and keeps a running mean and variance of those that it sees in training.
 
     They are means over the examples of the last outer steps, some `1 / momentum` of them (of all, while there were
@@ -246,7 +246,7 @@ def commit(module: nn.Module) -> None:
             layer.running_mean.lerp_(layer.pending_mean / tasks, layer.momentum)
             layer.running_var.lerp_(layer.pending_var / tasks, layer.momentum)
     for child in module.modules():
-        if isinstance(child, FeatureMean):
+        if isinstance(child, FeatureStatistics):
             child.commit()
     forget(module)
 
@@ -257,5 +257,5 @@ def forget(module: nn.Module) -> None:
         for pending in (layer.pending_mean, layer.pending_var, layer.pending_tasks):
             pending.zero_()
     for child in module.modules():
-        if isinstance(child, FeatureMean):
+        if isinstance(child, FeatureStatistics):
             child.forget()

@@ -72,7 +72,7 @@ def provenance(trainer: Trainer, state: State) -> dict[str, Any]:
             "val_tasks": s.val_tasks if state.best_score is not None else None,
             "mode": state.mode,
             "seed": s.seed,
-            **{key: trainer.learner.provenance[key] for key in ("weights",) if key in trainer.learner.provenance},
+            "weights": trainer.learner.provenance.get("weights"),
             **_classes(trainer.source),
         }
     )

@@ -191,8 +191,8 @@ def resume_run(
 def backbones() -> dict[str, type[models.Backbone]]:
     """Every backbone of kshot's own by its lower-case name."""
     found = {name.lower(): getattr(models, name) for name in models.__all__}
-    bare = (models.Backbone, models.Frozen)
-    return {n: c for n, c in found.items() if issubclass(c, models.Backbone) and c not in bare}
+    of_another = (models.Backbone, models.Frozen)
+    return {n: c for n, c in found.items() if issubclass(c, models.Backbone) and c not in of_another}
 
 
 def _resume_python_run(content: dict[str, Any], file: Path, data_dir: Any, arguments: dict[str, Any]) -> Trainer:

@@ -199,8 +199,6 @@ def fresh_backbone(learner: Learner) -> nn.Module:
         UnsupportedError: the learner has none.
     """
     backbone = find_backbone(learner)
-    if isinstance(backbone, Frozen):
-        backbone = backbone.backbone
     if isinstance(backbone, CapturedModule):
         config = backbone.config
         if not getattr(backbone, "flatten", True):
@@ -219,7 +217,8 @@ def fresh_backbone(learner: Learner) -> nn.Module:
 
 
 def find_backbone(learner: Learner) -> nn.Module:
-    """The learner's feature network: its attribute `backbone`, or the first `Backbone` in it.
+    """The learner's feature network: its attribute `backbone`, or the first `Backbone` in it; of a frozen one, what is
+    frozen.
 
     Raises:
         UnsupportedError: there is none.
@@ -231,7 +230,7 @@ def find_backbone(learner: Learner) -> nn.Module:
             f"{type(learner).__name__} has no backbone that a baseline could be trained with: name the feature network "
             "'backbone', or derive it from kshot.models.Backbone"
         )
-    return found
+    return found.backbone if isinstance(found, Frozen) else found
 
 
 def save_network(network: PretrainedNetwork, folder: str | Path) -> Path:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kshot import capture
 from kshot.artifacts import from_pretrained, load_state
-from kshot.errors import ArtifactError, ConfigError, KshotError, UnsupportedError
+from kshot.errors import ArtifactError, ConfigError, KshotError, UnsupportedError, few
 from kshot.learners.base import Learner
 from kshot.models import Backbone, Frozen
 from kshot.models.norms import batch_norms
@@ -37,16 +37,15 @@ def begin_with(backbone: Backbone | None, path: str | Path, source: TaskSource, 
         found = find_backbone(learner)
     except UnsupportedError as error:
         raise ConfigError(f"{where}: a {type(learner).__name__} has no backbone to begin with") from error
-    inner = found.backbone if isinstance(found, Frozen) else found
-    if not isinstance(inner, Backbone):
+    if not isinstance(found, Backbone):
         raise ConfigError(
-            f"{where}: its backbone is a {type(inner).__name__}, whose arguments are not known: derive it from "
+            f"{where}: its backbone is a {type(found).__name__}, whose arguments are not known: derive it from "
             "kshot.models.Backbone"
         )
     _check_unseen(learner, source, where)
     if backbone is None:
         with seeded(0):  # the initial weights are drawn in vain
-            backbone = capture.build(inner.config)
+            backbone = capture.build(found.config)
     assert isinstance(backbone, Backbone)
     if backbone.input_shape not in (None, source.example_shape):
         raise ConfigError(
@@ -54,7 +53,7 @@ def begin_with(backbone: Backbone | None, path: str | Path, source: TaskSource, 
             f"of {source.name} have {list(source.example_shape)}: load the data with that size, or begin with another"
         )
     try:
-        load_state(backbone, inner.state_dict(), "its backbone")
+        load_state(backbone, found.state_dict(), "its backbone")
     except ArtifactError as error:
         raise ConfigError(
             f"{where}: {error}. Leave the other keys of the backbone out to have one like that learner's"
@@ -103,9 +102,8 @@ def _check_unseen(learner: Learner, source: TaskSource, where: str) -> None:
         )
     names = [name for name, seen in zip(pool.names, seen_classes(pool, hashes), strict=True) if seen]
     if names:
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         raise ConfigError(
             f"{where}: it was trained or selected on {len(names)} of the {len(pool)} test classes of {source.name}: "
-            f"{', '.join(names[:5])}{more}. What begins with it could not be tested on them: begin with a run that "
+            f"{few(names)}. What begins with it could not be tested on them: begin with a run that "
             "has the same test classes"
         )

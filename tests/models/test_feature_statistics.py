@@ -1,4 +1,4 @@
-"""The running mean of features."""
+"""The running mean and variance of features."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from kshot.models import norms
 
 
 def test_it_is_the_mean_of_all_examples_while_there_are_few_steps() -> None:
-    seen, layer = [], norms.FeatureMean(3)
+    seen, layer = [], norms.FeatureStatistics(3)
     layer.train()
     for size in (4, 1, 7):
         for part in range(2):  # as from two chunks of one step
@@ -25,7 +25,7 @@ def test_it_is_the_mean_of_all_examples_while_there_are_few_steps() -> None:
 
 
 def test_it_forgets_what_is_not_taken_and_sees_nothing_in_eval_mode() -> None:
-    layer = norms.FeatureMean(3)
+    layer = norms.FeatureStatistics(3)
     layer(torch.randn(4, 3))
     norms.forget(layer)
     norms.commit(layer)
@@ -36,7 +36,7 @@ def test_it_forgets_what_is_not_taken_and_sees_nothing_in_eval_mode() -> None:
 
 
 def test_standardised_features_have_mean_zero_and_one_unit() -> None:
-    layer = norms.FeatureMean(3)
+    layer = norms.FeatureStatistics(3)
     x = torch.randn(500, 3) * torch.tensor([4.0, 1.0, 0.0]) + torch.tensor([9.0, -2.0, 5.0])
     layer(x)
     norms.commit(layer)
