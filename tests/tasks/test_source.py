@@ -112,7 +112,7 @@ def test_too_few_classes_in_one_split_tells_how_to_ask_for_fewer(dataset: Datase
         (
             {"sampling": "meta_dataset", "way": 4, "shot": 1},
             "'shot' is no option of sampling='meta_dataset' in train, which knows way, query, max_support, "
-            "support_per_class: leave it out",
+            "support_per_class, augment: leave it out",
         ),
         ({"max_support": 50}, "'max_support' is no option of sampling='uniform' in train"),
     ],

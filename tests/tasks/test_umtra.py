@@ -208,7 +208,7 @@ def test_classes_are_dealt_out_for_the_labelled_tasks_alone(tmp_path: Path) -> N
         ({"test": {"augment": "colour"}}, r"'augment' is for training tasks alone, .* train=dict\(augment='colour'\)"),
         ({"train": {"labels": "utmra"}}, "unknown labels 'utmra' for the tasks of train. Did you mean 'umtra'"),
         ({"train": {"labels": True}}, "unknown labels True for the tasks of train. Known: cactus, given, umtra"),
-        ({"train": {"augment": "omniglot"}}, "'augment' is no option of sampling='uniform' in train, which knows way"),
+        ({"train": {"clusters": 5}}, "'clusters' is no option of sampling='uniform' in train, which knows way"),
         (
             {"train": {"labels": "umtra", "clusters": 5}},
             "'clusters' is no option of labels='umtra' in train, which knows way, shot, query, augment: leave it out",

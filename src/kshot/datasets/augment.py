@@ -102,9 +102,12 @@ class Augmentation:
             )
         if not len(images):
             return images
-        moves = bool(self.shift or self.rotation or self.shear or self.warp or self.flip) or self.scale != (1.0, 1.0)
+        moves = bool(self.shift or self.rotation or self.shear or self.warp) or self.scale != (1.0, 1.0)
         colours = bool(self.brightness) or self.contrast != (1.0, 1.0)
         x = images
+        if self.flip and not moves:  # exact, and without a resampling
+            flipped = torch.from_numpy(_uniform(key, "flip") < self.flip)
+            x = torch.where(flipped.view(-1, 1, 1, 1), x.flip(-1), x)
         if moves or colours:
             x = x.to(torch.float32)
             x = self._moved(x, key) if moves else x

@@ -7,7 +7,7 @@ import numpy as np
 from kshot.datasets.pool import Pool
 from kshot.datasets.transform import Transform
 from kshot.tasks.options import whole_number
-from kshot.tasks.pooled import Composition, Keys, PoolTasks
+from kshot.tasks.pooled import Augment, Composition, Keys, PoolTasks
 from kshot.tasks.unlabeled import Unlabelling
 
 
@@ -22,6 +22,8 @@ class FewShotTasks(PoolTasks):
         shot: labelled examples a class.
         query: query examples a class.
         unlabeled, distractors, labelled, labelled_seed: unlabelled examples; see `kshot.tasks.unlabeled.Unlabelling`.
+        augment: another view of every example in every task: a key of `kshot.datasets.augment.PRESETS`, ranges, or an
+            `Augmentation`; for training tasks of images.
 
     Episodes: support x `[T, way * shot, *shape]`, query x `[T, way * query, *shape]`, unlabelled x
     `[T, (way + distractors) * unlabeled, *shape]`, nothing masked.
@@ -46,9 +48,10 @@ class FewShotTasks(PoolTasks):
         distractors: int = 0,
         labelled: float = 1.0,
         labelled_seed: int = 0,
+        augment: Augment = None,
     ) -> None:
         unlabelling = Unlabelling(unlabeled, distractors, labelled, labelled_seed)
-        super().__init__(pool, transform, name, {"way": way, "shot": shot, "query": query}, unlabelling)
+        super().__init__(pool, transform, name, {"way": way, "shot": shot, "query": query}, unlabelling, augment)
         self.way = whole_number("way", way, at_least=2)
         self.shot = whole_number("shot", shot)
         self.query = whole_number("query", query)

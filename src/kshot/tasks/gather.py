@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kshot.datasets.augment import Augmentation
 from kshot.datasets.pool import Pool
 from kshot.datasets.transform import Transform
 
@@ -18,6 +19,11 @@ _SERIAL = 32_768
 
 Change = Callable[[Tensor, NDArray[np.int64]], Tensor]
 """Stored examples `[m, *shape]`, and which of the `n` asked for they are, to as many of the same shape and type."""
+
+
+def views(augment: Augmentation, key: NDArray[np.uint64]) -> Change:
+    """The change that shows each of the examples asked for in the view of its key `[n]`."""
+    return lambda stored, which: augment(stored, key[which])
 
 
 class Gatherer:

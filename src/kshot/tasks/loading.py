@@ -35,7 +35,7 @@ _ALL = ("sampling", *dict.fromkeys(_UNIFORM + _META_DATASET))
 LABELS = ("given", "umtra", "cactus")
 _UNLABELLED = {"umtra": ("way", "shot", "query", "augment"), "cactus": ("way", "shot", "query", *GROUPING)}
 _TRAIN = ("labels", "augment", *GROUPING)
-"""Options of training tasks alone: what a learner is selected and judged by has labels."""
+"""Options of training tasks alone: what a learner is selected and judged by has labels, and is as it is."""
 
 
 def load(
@@ -70,9 +70,10 @@ def load(
         labelled: share of each class's examples that may be support or query, 1 by default; the others are unlabelled.
             `labelled_seed=0` chooses them. `train={"labelled": 0.1}` for the training classes alone.
         train, val, test: options that differ in that split: `train={"way": 60, "query": 5}`, `test={"length": 40}`. For
-            train alone, `labels`: "given"; or "umtra" or "cactus" for tasks that are made without looking at the
-            labels, with the options of `UmtraTasks` (`augment`) or of `CactusTasks` (`embedding`, `clusters`,
-            `partitions`, `cluster_seed`).
+            train alone, `augment`: another view of each image in every task ("colour", "omniglot", or ranges such as
+            `{"flip": 0.5, "shift": 0.1}`); and `labels`: "given"; or "umtra" or "cactus" for tasks that are made
+            without looking at the labels, with the options of `UmtraTasks` (`augment` again) or of `CactusTasks`
+            (`embedding`, `clusters`, `partitions`, `cluster_seed`).
         data_dir: where the data is; by default $KSHOT_DATA.
         options: of the sampling (see above), of the dataset (`kshot.datasets.info(name)`), or of the family (its
             ranges, `functions` and `noise` for functions).
@@ -93,8 +94,9 @@ def load(
     for part in (asked, overrides.get("val", {}), overrides.get("test", {})):
         for name in _TRAIN:
             if name in part:
+                why = "show examples as they are" if name == "augment" else "need the labels to be judged by"
                 raise ConfigError(
-                    f"{name!r} is for training tasks alone, as val and test tasks need the labels to be judged by: say "
+                    f"{name!r} is for training tasks alone, as val and test tasks {why}: say "
                     f"train=dict({name}={_jsonable(part[name])!r})"
                 )
     if isinstance(name_or_path, str) and name_or_path in FAMILIES:
@@ -125,7 +127,7 @@ def make_split(pool: Pool, transform: Transform, name: str = "train", **options:
             f"labels={labels!r} makes tasks of one way, shot and query, not by sampling={sampling!r}: say "
             f"{name}=dict(sampling='uniform', ...)"
         )
-    known = _UNLABELLED.get(labels) or (_META_DATASET if sampling == "meta_dataset" else _UNIFORM)
+    known = _UNLABELLED.get(labels) or (*(_META_DATASET if sampling == "meta_dataset" else _UNIFORM), "augment")
     kind = f"sampling={sampling!r}" if labels == "given" else f"labels={labels!r}"
     for option in options:
         if option in (*_ALL, *_TRAIN) and option not in known:

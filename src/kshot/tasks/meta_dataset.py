@@ -11,7 +11,7 @@ from kshot.datasets.pool import Pool
 from kshot.datasets.transform import Transform
 from kshot.errors import ConfigError
 from kshot.tasks.options import Range, whole_number, whole_range
-from kshot.tasks.pooled import Composition, Keys, PoolTasks
+from kshot.tasks.pooled import Augment, Composition, Keys, PoolTasks
 
 WAY, SIZE, WEIGHT = (randomness.stream(f"tasks/meta_dataset/{name}") for name in ("way", "size", "weight"))
 
@@ -37,6 +37,8 @@ class MetaDatasetTasks(PoolTasks):
         query: the most queries of a class.
         max_support: the largest support.
         support_per_class: the most that one class adds to the size of the support (not a limit on its shots).
+        augment: another view of every example in every task: a key of `kshot.datasets.augment.PRESETS`, ranges, or an
+            `Augmentation`; for training tasks of images.
 
     Episodes are padded to the largest support and query set that the pool allows, so all have one shape.
 
@@ -56,9 +58,10 @@ class MetaDatasetTasks(PoolTasks):
         query: int = 10,
         max_support: int = 500,
         support_per_class: int = 100,
+        augment: Augment = None,
     ) -> None:
         options = {"way": way, "query": query, "max_support": max_support, "support_per_class": support_per_class}
-        super().__init__(pool, transform, name, {"sampling": "meta_dataset", **options})
+        super().__init__(pool, transform, name, {"sampling": "meta_dataset", **options}, augment=augment)
         low, high = whole_range("way", way, at_least=2)
         self.require_classes(low)
         self.require_examples(2, "one to learn from and one to ask for")

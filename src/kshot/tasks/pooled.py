@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,20 +13,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kshot import randomness
+from kshot.datasets.augment import Augmentation, as_augmentation
 from kshot.datasets.pool import Pool
 from kshot.datasets.transform import Transform
 from kshot.episodes import Episodes, Examples, Unlabeled
-from kshot.errors import TooFewClassesError, TooFewExamplesError
-from kshot.tasks.gather import Gatherer
+from kshot.errors import DataError, TooFewClassesError, TooFewExamplesError
+from kshot.tasks.gather import Change, Gatherer, views
 from kshot.tasks.split import Classes, TaskSplit
 from kshot.tasks.unlabeled import Ints, Unlabelling
 
 Keys = NDArray[np.uint64]
 
 # What each draw of a task is for: another purpose, another stream.
-KIN, MEMBER, EXAMPLES, TURN, ORDER, UNLABELED = (
-    randomness.stream(f"tasks/{name}") for name in ("kin", "member", "examples", "turn", "order", "unlabeled")
+KIN, MEMBER, EXAMPLES, TURN, ORDER, UNLABELED, VIEW = (
+    randomness.stream(f"tasks/{name}") for name in ("kin", "member", "examples", "turn", "order", "unlabeled", "view")
 )
+
+Augment = str | Mapping[str, Any] | Augmentation | None
+"""What `as_augmentation` takes, or None for examples as they are."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,8 @@ class PoolTasks(TaskSplit):
     An episode's classes are of different kin and in random order, so a label says nothing about a class. Its examples
     are distinct, its support is shuffled, its queries stand in the order of their labels; padding comes last.
     Unlabelled examples are shuffled, those of its own classes and of the distractors together. A task has the same
-    classes, support and queries with any number of unlabelled examples.
+    classes, support and queries with any number of unlabelled examples. With `augment` each of its images is shown in a
+    view of its own, which another task shows in another.
     """
 
     kind = "classification"
@@ -61,9 +67,19 @@ class PoolTasks(TaskSplit):
         name: str,
         options: dict[str, Any],
         unlabelling: Unlabelling | None = None,
+        augment: Augment = None,
     ) -> None:
         unlabelling = unlabelling or Unlabelling()
-        super().__init__(name, {**options, **unlabelling.options})
+        options = {**options, **unlabelling.options}
+        self.augment = None if augment is None else as_augmentation(augment)
+        if self.augment is not None:
+            options["augment"] = augment if isinstance(augment, str) else self.augment.to_dict()
+            if not pool.is_image:
+                raise DataError(
+                    f"expected images in {name} to augment, got vectors of {pool.x.shape[1]} features: leave augment "
+                    "out"
+                )
+        super().__init__(name, options)
         self.pool = pool
         self.transform = transform
         self.unlabelling = unlabelling
@@ -197,7 +213,7 @@ class PoolTasks(TaskSplit):
         _, unlabeled_ids = self._lay_out(identity(others), there, order >> np.uint64(1), self.unlabeled_size)
         # Support, query, unlabelled: gathered in one go, and each of them contiguous.
         parts = (support_ids, query_ids, unlabeled_ids)
-        x = self._gather(np.concatenate([ids.reshape(-1) for ids in parts]), device)
+        x = self._gather(np.concatenate([ids.reshape(-1) for ids in parts]), device, self._views(key, parts))
         support_x, query_x, unlabeled_x = (
             part.view(*ids.shape, *self.example_shape)
             for part, ids in zip(x.split([ids.size for ids in parts]), parts, strict=True)
@@ -225,6 +241,13 @@ class PoolTasks(TaskSplit):
             query_ids=put(query_ids),
             unlabeled_ids=put(unlabeled_ids) if some else None,
         )
+
+    def _views(self, key: Keys, parts: Iterable[Ints]) -> Change | None:
+        """What shows each example `[T, n]` of a task in a view that is a function of both."""
+        if self.augment is None:
+            return None
+        each = [randomness.bits(key[:, None], VIEW, np.maximum(ids, 0)).reshape(-1) for ids in parts]
+        return views(self.augment, np.concatenate(each))
 
     def _sizes(self, classes: Ints) -> Ints:
         """How many examples classes have; of the shape of `classes`, whatever it says for -1."""

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from kshot import randomness
-from kshot.datasets.augment import Augmentation, as_augmentation
+from kshot.datasets.augment import Augmentation
 from kshot.datasets.pool import Pool
 from kshot.datasets.transform import Transform
 from kshot.episodes import Episodes, Examples
 from kshot.errors import DataError, TooFewExamplesError
 from kshot.tasks.options import whole_number
-from kshot.tasks.pooled import EXAMPLES, ORDER, Composition, Keys, PoolTasks
+from kshot.tasks.pooled import EXAMPLES, ORDER, Augment, Composition, Keys, PoolTasks
 from kshot.tasks.unlabeled import Ints
 
 SUPPORT_VIEW, QUERY_VIEW = (randomness.stream(f"tasks/umtra/{name}") for name in ("support", "query"))
@@ -54,6 +51,7 @@ class UmtraTasks(PoolTasks):
     """
 
     has_labels = False
+    augment: Augmentation
 
     def __init__(
         self,
@@ -64,19 +62,17 @@ class UmtraTasks(PoolTasks):
         way: int = 5,
         shot: int = 1,
         query: int = 15,
-        augment: str | Mapping[str, Any] | Augmentation | None = None,
+        augment: Augment = None,
     ) -> None:
         if not pool.is_image:
             raise DataError(
                 f"expected images in {name}, whose augmented views are the queries of UMTRA's tasks, got vectors of "
                 f"{pool.x.shape[1]} features: use labels='cactus', which makes tasks of clusters"
             )
-        augment = ("omniglot" if pool.x.shape[1] == 1 else "colour") if augment is None else augment
-        self.augment = as_augmentation(augment)
-        told = augment if isinstance(augment, str) else self.augment.to_dict()
-        super().__init__(
-            pool, transform, name, {"labels": "umtra", "way": way, "shot": shot, "query": query, "augment": told}
-        )
+        if augment is None:
+            augment = "omniglot" if pool.x.shape[1] == 1 else "colour"
+        options = {"labels": "umtra", "way": way, "shot": shot, "query": query}
+        super().__init__(pool, transform, name, options, augment=augment)
         self.way = whole_number("way", way, at_least=2)
         self.shot = whole_number("shot", shot)
         self.query = whole_number("query", query)

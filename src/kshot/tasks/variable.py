@@ -8,7 +8,7 @@ from kshot import randomness
 from kshot.datasets.pool import Pool
 from kshot.datasets.transform import Transform
 from kshot.tasks.options import Range, whole_range
-from kshot.tasks.pooled import Composition, Keys, PoolTasks
+from kshot.tasks.pooled import Augment, Composition, Keys, PoolTasks
 from kshot.tasks.unlabeled import Ints, Unlabelling
 
 WAY, SHOT, QUERY = (randomness.stream(f"tasks/{name}") for name in ("way", "shot", "query"))
@@ -26,6 +26,8 @@ class VariableTasks(PoolTasks):
         query: query examples of a class, likewise.
         unlabeled, distractors, labelled, labelled_seed: the same for every class; see
             `kshot.tasks.unlabeled.Unlabelling`.
+        augment: another view of every example in every task: a key of `kshot.datasets.augment.PRESETS`, ranges, or an
+            `Augmentation`; for training tasks of images.
 
     Episodes are padded to the largest task there can be, so all have one shape: support x
     `[T, max way * max shot, *shape]`. A task of `w` classes has the labels `0..w-1`; padding comes last.
@@ -49,9 +51,10 @@ class VariableTasks(PoolTasks):
         distractors: int = 0,
         labelled: float = 1.0,
         labelled_seed: int = 0,
+        augment: Augment = None,
     ) -> None:
         unlabelling = Unlabelling(unlabeled, distractors, labelled, labelled_seed)
-        super().__init__(pool, transform, name, {"way": way, "shot": shot, "query": query}, unlabelling)
+        super().__init__(pool, transform, name, {"way": way, "shot": shot, "query": query}, unlabelling, augment)
         self.ways = whole_range("way", way, at_least=2)
         self.shots = whole_range("shot", shot)
         self.queries = whole_range("query", query)

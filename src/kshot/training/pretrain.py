@@ -30,7 +30,7 @@ from kshot.learners import ProtoNet
 from kshot.learners.base import Learner
 from kshot.models import Backbone, Frozen, norms
 from kshot.randomness import seeded
-from kshot.tasks.gather import Gatherer
+from kshot.tasks.gather import Gatherer, views
 from kshot.tasks.pooled import PoolTasks
 from kshot.tasks.split import TaskSplit
 from kshot.training.optimizers import make_schedule
@@ -41,7 +41,9 @@ FORMAT = 1
 VALIDATIONS = 10
 LR = {"classification": 3e-3, "regression": 1e-3}
 """Of Adam: the best of 1e-3, 3e-3 and 1e-2 on val tasks of `glyphs` after 99,000 pictures (92.9, 93.7, 90.4)."""
-EXAMPLE, TURN, DROPOUT = (randomness.stream(f"pretrain/{name}") for name in ("example", "turn", "dropout"))
+EXAMPLE, TURN, VIEW, DROPOUT = (
+    randomness.stream(f"pretrain/{name}") for name in ("example", "turn", "view", "dropout")
+)
 
 Progress = Callable[[int, int, float], None]
 """Called with the steps done, their number and the loss."""
@@ -314,7 +316,8 @@ def _batches(
 def _examples(
     train: TaskSplit, batch: int, steps: int, seed: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Examples of all classes, each as likely as any other; step by step a hash of (seed, step, place)."""
+    """Examples of all classes, each as likely as any other; step by step a hash of (seed, step, place). Where training
+    tasks show views of them, so does this."""
     assert isinstance(train, PoolTasks)
     pool = train.pool
     gather = Gatherer(pool, train.transform)
@@ -325,7 +328,10 @@ def _examples(
         turn = pool.turns.numpy()[owner[chosen]]
         if pool.random_turns:
             turn = (turn + randomness.integers(4, seed, TURN, step, place)) % 4
-        x = gather(row[chosen] * 4 + turn, None if device.type == "cpu" else device)
+        change = None
+        if train.augment is not None:
+            change = views(train.augment, randomness.bits(seed, VIEW, step, place))
+        x = gather(row[chosen] * 4 + turn, None if device.type == "cpu" else device, change)
         yield x, torch.from_numpy(owner[chosen]).to(device)
 
 
