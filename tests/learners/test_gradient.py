@@ -91,9 +91,10 @@ def test_minibatches_go_round_the_real_examples():
     assert seen == [[0, 2], [3, 0], [2, 3]]
 
 
-def test_imaml_on_linear_regression_is_the_closed_form():
+@pytest.mark.parametrize("damping", [0.0, 5.0])
+def test_imaml_on_linear_regression_is_the_closed_form(damping):
     """phi solves (2 A'A / n + lambda) phi = 2 A'y / n + lambda theta, so d phi / d theta = (I + H / lambda)^-1."""
-    learner = kshot.IMAML(Linear(), strength=2.0, inner_lr=0.1, inner_steps=2000, cg_steps=3)
+    learner = kshot.IMAML(Linear(), strength=2.0, inner_lr=0.1, inner_steps=2000, cg_steps=3, damping=damping)
     episodes, (a, y, b, z) = regression_task(2)
     n, eye = len(y), torch.eye(3, dtype=torch.float64)
     w = learner.network.backbone.w.detach()
@@ -101,7 +102,7 @@ def test_imaml_on_linear_regression_is_the_closed_form():
     phi = torch.linalg.solve(h + 2 * eye, 2 / n * a.T @ y + 2 * w)
     torch.testing.assert_close(learner.adapt(episodes[0].support)["parameters"]["backbone.w"], phi)
     learner(episodes, mode="loop").mean().backward()
-    expected = torch.linalg.solve(eye + h / 2, 2 / n * b.T @ (b @ phi - z))
+    expected = torch.linalg.solve(eye + h / (2 + damping), 2 / n * b.T @ (b @ phi - z))
     torch.testing.assert_close(learner.network.backbone.w.grad, expected)
 
 
@@ -127,6 +128,7 @@ def test_conjugate_gradients_solve_and_stop_at_negative_curvature():
         ),
         (lambda: kshot.Reptile(models.MLP(8), way=5, beta2=1.0), r"beta2 in \[0, 1\), or None for SGD, got 1.0"),
         (lambda: kshot.IMAML(models.MLP(8), way=5, strength=0.0), "positive strength of the regularisation, got 0.0"),
+        (lambda: kshot.IMAML(models.MLP(8), way=5, damping=-1.0), "a damping of at least 0, got -1.0"),
         (lambda: kshot.RidgeNet(models.MLP(8), strength=-1.0), "positive strength and scale, got -1.0"),
         (lambda: kshot.MatchingNet(models.MLP(8), scale=0.0), "positive scale and at least 0 context steps, got 0.0"),
         (lambda: kshot.RelationNet(models.MLP(8), loss="hinge"), "loss 'mse' or 'cross_entropy', got 'hinge'"),
