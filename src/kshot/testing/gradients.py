@@ -156,8 +156,8 @@ def check_reptile(learner: Learner, episodes: Episodes) -> None:
 
 def check_implicit(learner: Learner, episodes: Episodes) -> None:
     """(I + H / (lambda + damping))^-1 times the query gradient, at the adapted weights, with the Hessian H written out
-    and solved with directly. The learner has its lambda in `strength`, what is added to it in `damping`, its inner steps
-    in `inner_steps` and as many conjugate gradients as asked for in `cg_steps`.
+    and solved with directly. The learner has its lambda in `strength`, what is added to it in `damping`, its inner
+    steps in `inner_steps` and as many conjugate gradients as asked for in `cg_steps`.
 
     The formula holds at any weights and for any lambda: here after one step, and for one that makes the system positive
     definite, which a Hessian alone need not be.
