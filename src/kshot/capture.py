@@ -70,6 +70,12 @@ class CapturedModule(nn.Module, metaclass=Captured):
             },
         }
 
+    def amend(self, **arguments: Any) -> None:
+        """Sets attributes that are constructor arguments, as if it had been constructed with these values."""
+        for name, value in arguments.items():
+            setattr(self, name, value)
+            self._arguments[name] = value
+
 
 def _describe(value: Any, where: str) -> Any:
     if isinstance(value, CapturedModule):

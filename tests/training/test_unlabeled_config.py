@@ -116,9 +116,9 @@ def test_baselines_see_no_label_that_the_learner_had_not(source: TaskSource, mon
     seen: set[int] = set()
     gather = Gatherer.__call__
 
-    def noting(self: Gatherer, identity, device=None):  # type: ignore[no-untyped-def]
+    def noting(self: Gatherer, identity, device=None, change=None):  # type: ignore[no-untyped-def]
         seen.update((identity // 4).tolist())
-        return gather(self, identity, device)
+        return gather(self, identity, device, change)
 
     monkeypatch.setattr(Gatherer, "__call__", noting)
     pretrain(lambda: kshot.models.MLP(3, hidden=(4,)), source.train, examples=2000, device="cpu")

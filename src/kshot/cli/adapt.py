@@ -87,7 +87,8 @@ def adapt_files(
     """
     from kshot import datasets
     from kshot.cli.predict import expand
-    from kshot.learners.adapted import adapt, check_semi_supervised
+    from kshot.learners.adapted import adapt
+    from kshot.learners.support import check_semi_supervised
 
     if learner.transform is None:
         raise UnsupportedError(

@@ -19,6 +19,10 @@ class Hooks(Protocol):
     semi_supervised: bool
     modes: tuple[str, ...]
     outputs: Any
+    max_support: int | None
+
+    @property
+    def kind(self) -> str: ...
 
     @property
     def way(self) -> int | None: ...

@@ -123,13 +123,27 @@ def fitted(learner: Hooks, episodes: Episodes) -> Episodes:
     """The episodes with room for as many classes as a fixed head has.
 
     Raises:
-        UnsupportedError: they have more.
+        UnsupportedError: they have more, or more support than the learner takes, or are of another kind.
     """
+    name, support = type(learner).__name__, episodes.support
+    classes = not support.y.is_floating_point() and support.y.ndim == 2
+    if classes != (learner.kind == "classification"):
+        raise UnsupportedError(
+            f"this {name} does {learner.kind}, these episodes have {'class labels' if classes else 'values'} "
+            f"{list(support.y.shape)} as targets: use a {'classifier' if classes else 'regressor'}, or other tasks"
+        )
     if learner.way is not None and episodes.way > learner.way:
         raise UnsupportedError(
-            f"this {type(learner).__name__} has a head of {learner.way} classes, the tasks have {episodes.way}: make "
+            f"this {name} has a head of {learner.way} classes, the tasks have {episodes.way}: make "
             f"it with way={episodes.way}, or use a learner without a fixed head (ProtoNet)"
         )
+    if learner.max_support is not None and support.size > learner.max_support:
+        longest = int(support.mask.sum(-1).max()) if support.padded and len(episodes) else support.size
+        if longest > learner.max_support:
+            raise UnsupportedError(
+                f"this {name} was made for at most {learner.max_support} support examples, these episodes have "
+                f"{longest}: make it with max_support={longest}, or the tasks smaller"
+            )
     return episodes.widen(learner.way)
 
 

@@ -16,8 +16,8 @@ from kshot.episodes import first_tensor
 from kshot.errors import ConfigError, SupportError, UnsupportedError
 from kshot.estimators.base import FewShotEstimator, joined
 from kshot.estimators.discriminant import Discriminant
-from kshot.learners.adapted import check_semi_supervised
 from kshot.learners.base import Learner
+from kshot.learners.support import check_semi_supervised
 
 
 class FewShotClassifier(ClassifierMixin, FewShotEstimator):  # type: ignore[misc]

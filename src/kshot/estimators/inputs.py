@@ -12,8 +12,8 @@ from torch import Tensor
 from kshot.datasets.transform import ImageTransform, TableTransform
 from kshot.episodes import Input
 from kshot.errors import SupportError
-from kshot.learners.adapted import prepare_input
 from kshot.learners.base import Learner
+from kshot.learners.support import prepare_input
 
 _CHANNELS = (1, 3, 4)
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from kshot import engine
 from kshot.capture import CapturedModule
-from kshot.episodes import Episodes, Examples, Input
+from kshot.episodes import Episodes, Examples
 from kshot.errors import UnsupportedError
 from kshot.functional import masked_binary_cross_entropy, masked_cross_entropy, masked_gaussian_nll, masked_mse
 from kshot.models import norms
@@ -283,9 +283,3 @@ def check_support_size(learner: Learner, n: int) -> None:
 
 def count_parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
-
-
-def check_finite(x: Input) -> bool:
-    """Whether every number is finite."""
-    values = x.values() if isinstance(x, dict) else [x]
-    return all(bool(torch.isfinite(v).all()) for v in values if v.is_floating_point())

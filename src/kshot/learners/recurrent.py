@@ -32,8 +32,8 @@ class RecurrentLearner(ContextLearner):
         backbone: features of an example, `[n, *shape] -> [n, d]`.
         way: classes (the most that a task may have); None for regression.
         out_features: values of a target, for regression.
-        max_support: the longest support that it takes; None: any. A configuration has that of its train tasks: what a
-            state has learned to hold says nothing of longer sequences, and such a one is refused.
+        max_support: the longest support that it takes; None: that of its training, and any before. What a state has
+            learned to hold says nothing of longer sequences: such a one is refused.
     """
 
     abstract: ClassVar[bool] = True

@@ -1,0 +1,105 @@
+"""What a user gives as a support set, and what is said of what no learner can take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import kshot
+from kshot import models, testing
+from kshot.artifacts import from_pretrained
+from kshot.errors import SupportError, UnsupportedError
+
+X = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
+TO_REGRESS = (
+    "ProtoNet tells classes apart. For regression use a regressor: MAML without way, RidgeNet with out_features"
+)
+
+
+def protonet() -> kshot.ProtoNet:
+    return kshot.ProtoNet(models.MLP(2, hidden=(4,)))
+
+
+def sinusoids() -> kshot.Episodes:
+    return kshot.tasks.load("sinusoids", shot=4, query=4).test.sample(2, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.randn(4, 1), rf"expected class labels \[n\], one for each example, got \[4, 1\]: {TO_REGRESS}"),
+        (np.array([0.5, 1, 2, 3], np.float32), f"expected class labels, got the number 0.5: {TO_REGRESS}"),
+        ([np.float32(0.5)] * 4, f"expected class labels, got the number 0.5: {TO_REGRESS}"),
+        ([float("nan"), 1.0, 1.0, 2.0], f"expected class labels, got the number nan: {TO_REGRESS}"),
+        (torch.tensor([[0], [1], [0], [1]]), r"expected class labels \[n\], .*, got \[4, 1\]: flatten them"),
+        ([[1], [2], [1], [2]], r"expected class labels, names or numbers, got \[1\]: give one for each example"),
+        (None, "expected one label for each of the 4 support examples, got None: a ProtoNet needs them"),
+        (3, "expected one label for each of the 4 support examples, got 3: a ProtoNet needs them"),
+        (list("aba"), "expected one label for each of the 4 support examples, got 3$"),
+    ],
+)
+def test_what_are_no_labels_is_refused(labels: Any, message: str) -> None:
+    with pytest.raises(SupportError, match=message):
+        kshot.adapt(protonet(), (X, labels))
+
+
+@pytest.mark.parametrize(
+    "labels", [list("abab"), np.array(["a", "b", "a", "b"]), np.array([3, 1, 3, 1]), [0.0, 1.0] * 2]
+)
+def test_labels_of_any_kind_are_names(labels: Any) -> None:
+    assert kshot.adapt(protonet(), (X, labels)).labels == sorted({*np.asarray(labels).tolist()})
+
+
+def test_tasks_of_another_kind_are_refused_where_a_learner_adapts() -> None:
+    message = rf"expected class labels \[n\], got targets \[4, 1\]: {TO_REGRESS}"
+    with pytest.raises(SupportError, match=message):
+        kshot.adapt(kshot.ProtoNet(models.MLP(1)), sinusoids()[0].support)
+    classes = testing.gaussian_episodes(1)[0].support
+    message = (
+        r"expected targets \[n, d\], got class labels \[\d+\]: this CNP does regression. For classes use a classifier"
+    )
+    with pytest.raises(SupportError, match=message):
+        kshot.adapt(kshot.CNP(models.MLP(8, hidden=())), classes)
+
+
+def test_episodes_of_another_kind_are_refused_where_a_learner_is_trained_by_hand() -> None:
+    message = r"this CNP does regression, these episodes have class labels \[2, \d+\] as targets: use a classifier"
+    with pytest.raises(UnsupportedError, match=message):
+        kshot.CNP(models.MLP(8, hidden=()))(testing.gaussian_episodes(2))
+    message = r"this ProtoNet does classification, these episodes have values \[2, 4, 1\] as targets: use a regressor"
+    with pytest.raises(UnsupportedError, match=message):
+        kshot.ProtoNet(models.MLP(1))(sinusoids())
+
+
+def test_a_learner_of_sequences_takes_no_labels() -> None:
+    learner = kshot.NTM(in_features=4, out_features=3, hidden=8)
+    message = r"expected None in place of labels, since this NTM reads a sequence, .* give \(sequence, None\)"
+    with pytest.raises(SupportError, match=message):
+        kshot.adapt(learner, (torch.eye(4), [0, 1, 0, 1]))
+    assert kshot.adapt(learner, (torch.eye(4), None)).predict(torch.zeros(2, 4)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("cls", [kshot.LSTMLearner, kshot.MANN, kshot.SNAIL])
+def test_episodes_of_more_support_than_a_learner_was_made_for_are_refused(cls: Any) -> None:
+    learner = cls(models.MLP(8, hidden=(8,)), way=5, max_support=4)
+    with pytest.raises(UnsupportedError, match=f"this {cls.__name__} was made for at most 4 support examples, these"):
+        learner(testing.gaussian_episodes(2))
+
+
+@pytest.mark.parametrize("cls", [kshot.LSTMLearner, kshot.MANN])
+def test_who_reads_in_order_refuses_more_than_a_trainer_showed_it(cls: Any, tmp_path: Any) -> None:
+    source = kshot.tasks.load("glyphs", way=3, shot=1, query=1, val={"shot": 1}, test={"shot": 2})
+    torch.manual_seed(0)
+    learner = cls(models.Conv4(channels=4), way=3)
+    trainer = kshot.Trainer(
+        learner, source, steps=1, meta_batch=1, val_tasks=2, mode="loop", progress=False, out=tmp_path / "run"
+    )
+    trainer.fit()
+    message = f"this {cls.__name__} was made for at most 3 support examples"
+    for trained in (learner, from_pretrained(tmp_path / "run")):
+        assert trained.max_support == 3
+        with pytest.raises(UnsupportedError, match=message):
+            kshot.adapt(trained, source.test.sample(1, seed=0)[0].support)
