@@ -14,9 +14,10 @@ from toy_sources import pools, vector_source
 
 import kshot
 from kshot.datasets import IdentityTransform
-from kshot.errors import ConfigError, RunError, TooFewClassesError, UnsupportedError
+from kshot.errors import ConfigError, KshotError, RunError, TooFewClassesError, UnsupportedError
 from kshot.evaluation import Comparison, compare, contestants, iter_compare, timed
 from kshot.evaluation.comparison import Compared, LeftOut
+from kshot.evaluation.comparison_plot import figure
 from kshot.evaluation.contestants import build, meta_batch, suited
 from kshot.evaluation.costs import adaptation_cost
 from kshot.metrics import paired_difference
@@ -53,7 +54,24 @@ def test_a_learner_with_options():
 def test_all_of_them_by_default():
     from kshot.learners import all_learners
 
-    assert [one.learner["name"] for one in contestants.contestants()] == list(all_learners())
+    found = contestants.contestants()
+    assert [one.learner["name"] for one in found] == [*all_learners(), "maml", "maml", "finetuning"]
+    assert [one.label for one in found][-3:] == ["FOMAML", "MAML++", "HeadTuning"]
+    assert contestants.contestants(["fomaml,inner_lr=0.4"])[0] == contestants.Contestant(
+        "FOMAML inner_lr=0.4", {"name": "maml", "order": 1, "inner_lr": 0.4}
+    )
+
+
+@pytest.mark.parametrize("one", contestants.contestants(), ids=lambda one: one.label)
+def test_every_one_of_them_can_be_built_for_images(one: contestants.Contestant):
+    source = kshot.tasks.load("glyphs", way=5, shot=1, query=5)
+    if one.label == "NTM":
+        with pytest.raises(KshotError, match="NTM"):
+            contestants.build(one, source, None, {})
+        return
+    built = contestants.build(one, source, {"name": "conv4", "channels": 4}, {})
+    losses = built.learner(built.source.train.sample(1, seed=0), mode="loop")
+    assert torch.isfinite(losses).all()
 
 
 @pytest.mark.parametrize(
@@ -282,6 +300,26 @@ def test_what_is_said(comparison: tuple[Comparison, Path]):
     assert len(table) == 2 + 3
     assert len({line.count("|") for line in table}) == 1
     assert found.plot(out / "plot.png").read_bytes().startswith(b"\x89PNG")
+    drawn = figure(found)
+    labels = [(axes.get_xlabel(), axes.get_ylabel()) for axes in drawn.axes]
+    assert labels == [
+        ("seconds of training", "accuracy % on val tasks"),
+        ("milliseconds of an adaptation", "accuracy % on test tasks"),
+        ("megabytes at the peak of an outer step", "accuracy % on test tasks"),
+    ]
+    training, adapting, memory = drawn.axes
+    assert [line.get_label()[3:] for line in training.lines] == [one.name for one in found.results]
+    for line, one in zip(training.lines, found.results, strict=True):
+        assert line.get_xdata().tolist() == [point["seconds"] for point in one.curve]
+        assert line.get_ydata().tolist() == pytest.approx([100 * point["mean"] for point in one.curve])
+    for axes, costs in (
+        (adapting, [1000 * one.adapt_seconds for one in found.results]),
+        (memory, [one.peak_bytes / 1e6 for one in found.results]),
+    ):
+        points = [container.lines[0].get_xydata()[0].tolist() for container in axes.containers]
+        assert points == [
+            pytest.approx([c, 100 * one.interval.mean]) for c, one in zip(costs, found.results, strict=True)
+        ]
     marked = Comparison([replace(found.results[0], transductive=True)])
     assert f"{found.results[0].label} (transductive)" in str(marked)
     assert "not comparable with inductive numbers" in str(marked)

@@ -11,15 +11,17 @@ import torch
 
 import kshot
 from kshot import tasks
+from kshot.artifacts import from_pretrained
 from kshot.errors import ConfigError, KshotError, UnsupportedError
 from kshot.evaluation import by_instance
 from kshot.evaluation import reproduction_table as tables
 from kshot.evaluation.evaluate import check_options
 from kshot.evaluation.measures import Measured, measure
-from kshot.evaluation.reproduction import judge, read_result, reproduce
+from kshot.evaluation.reproduction import judge, read_result, reproduce, run_folder
 from kshot.evaluation.reproduction_spec import Row, load, names, parse
 from kshot.metrics import Interval
 from kshot.training.config import build_learner, build_source
+from kshot.training.loop import Loop
 from kshot.training.validation import check_fits
 
 CLUSTERS = {"labels": "cactus", "clusters": 20, "partitions": 1, "way": 3, "query": 1}
@@ -147,6 +149,43 @@ def test_a_reproduction_is_trained_measured_and_kept(spec, tmp_path):
     assert [one.ours for one in again.outcomes] == [one.ours for one in result.outcomes]
 
 
+def test_untrained_is_the_learner_as_it_began(spec):
+    """Its number is that of a learner fresh from the configuration's seed, on the same tasks."""
+    result = reproduce(spec, out="runs", results="kept", say=lambda _: None)
+    config = spec.run_config("cpu")
+    source = build_source(config)
+    fresh = build_learner(config, source).eval()
+    fresh.transform = source.transform
+    row = spec.rows_of("cpu")[1]
+    assert result.outcomes[1].untrained == measure(fresh, source, row, row.count, None).percent[0]
+    assert result.outcomes[1].goal == f"-100 points above untrained ({result.outcomes[1].untrained:.1f})"
+    start = build_learner(config, source).state_dict()
+    trained = from_pretrained(run_folder(spec, "cpu", None, "runs")).state_dict()
+    assert not all(torch.equal(trained[name], value) for name, value in start.items())
+
+
+def test_a_reproduction_that_was_broken_off_goes_on(spec, monkeypatch):
+    """What was done is not done again, and the result is that of one that was not broken off."""
+    whole = reproduce(spec, out="whole", results="kept", say=lambda _: None)
+    content = spec.model_copy(
+        update={"config": {**spec.config, "training": {**spec.config["training"], "save_every": 1}}}
+    )
+    done, ordinary = [], Loop._after
+
+    def stopping(self, last):
+        ordinary(self, last)
+        done.append(self.state.step)
+        if len(done) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Loop, "_after", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(content, out="runs", results="again", say=lambda _: None)
+    found = reproduce(content, out="runs", results="again", say=lambda _: None)
+    assert done == [1, 2]
+    assert [one.ours for one in found.outcomes] == [one.ours for one in whole.outcomes]
+
+
 def test_the_table_has_what_was_run_and_what_was_not(spec, monkeypatch):
     found = [(spec, None)]
     assert tables.rows(found)[0] == ["ProtoNet", "3-way", "99.9", "-", "", "", "", "", "not run"]
@@ -157,7 +196,10 @@ def test_the_table_has_what_was_run_and_what_was_not(spec, monkeypatch):
     assert row[-1] == "not reached"
     assert "±" in row[3]
     assert float(row[4]) == pytest.approx(99.9 - result.outcomes[0].ours, abs=0.01)
-    assert tables.spent(found) == "0 minutes of training for 1 of 1 reproductions, the longest 0.0"
+    said = "0 minutes of training for 1 of 1 reproductions, the longest 0.0; 0 of measuring for 1 of them"
+    assert result.measuring is not None
+    assert tables.spent(found) == said
+    assert tables.differences(found) == ["ProtoNet (mine, a test): nothing else"]
     (short,) = tables.shortfalls(found)
     assert short.startswith("ProtoNet, 3-way: trained")
     assert short.endswith("2 steps of 1 task; the paper many steps")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from kshot.evaluation.text import title
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from kshot.evaluation.comparison import Compared, Comparison
 
 STYLES = ("-", "--", ":")
@@ -16,11 +18,19 @@ COLOURS = ("#1f5fa8", "#c8641e", "#4c8c4a", "#8a5aa8", "#8c8c8c", "#b03a48", "#2
 
 
 def picture(comparison: Comparison) -> bytes:
-    """A PNG: validations over seconds of training, test scores over an adaptation's time and over a step's memory."""
+    """The figure as a PNG."""
+    buffer = io.BytesIO()
+    # No metadata: the same numbers give the same bytes.
+    figure(comparison).savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def figure(comparison: Comparison) -> Figure:
+    """Validations over seconds of training, test scores over an adaptation's time and over a step's memory."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13, 4.2), dpi=120, layout="constrained")
-    training, adapting, memory = figure.subplots(1, 3)
+    made = Figure(figsize=(13, 4.2), dpi=120, layout="constrained")
+    training, adapting, memory = made.subplots(1, 3)
     for axes in (training, adapting, memory):
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
@@ -46,11 +56,8 @@ def picture(comparison: Comparison) -> bytes:
     if comparison.metric != "accuracy":
         for axes in (training, adapting, memory):
             _logarithmic(axes, "y")  # errors differ by factors
-    figure.legend(*training.get_legend_handles_labels(), loc="outside right upper", fontsize=7, frameon=False)
-    buffer = io.BytesIO()
-    # No metadata: the same numbers give the same bytes.
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    made.legend(*training.get_legend_handles_labels(), loc="outside right upper", fontsize=7, frameon=False)
+    return made
 
 
 def _logarithmic(axes: Any, which: str) -> None:

@@ -37,6 +37,13 @@ EXAMPLES = {"images": 120, "vectors": 500}
 QUERIES = 5
 """The most queries a class in the train tasks of a learner with a fixed head."""
 
+VARIANTS: dict[str, dict[str, Any]] = {
+    "FOMAML": {"name": "maml", "order": 1},
+    "MAML++": {"name": "maml", "learned_rates": True, "step_norms": True},
+    "HeadTuning": {"name": "finetuning", "layers": "head"},
+}
+"""Algorithms that are options of another learner's. MAML++ without its two schedules, which count outer steps."""
+
 Choice = str | Mapping[str, Any]
 """`"maml"`, `"maml,inner_lr=0.4"`, or `{"name": "maml", "inner_lr": 0.4}`; with sections `training` and `train`."""
 
@@ -76,7 +83,8 @@ class Built:
 def contestants(
     learners: Sequence[Choice] | None = None, backbone: Any = None, training: Mapping[str, Any] | None = None
 ) -> list[Contestant]:
-    """The learners that were asked for, by default all of kshot's own, checked as far as that is possible without data.
+    """The learners that were asked for, by default all of kshot's own and `VARIANTS`, checked as far as that is
+    possible without data.
 
     Args:
         backbone, training: as for `build`.
@@ -85,7 +93,7 @@ def contestants(
         ConfigError: an unknown learner or option, with the nearest right name, or one that is there twice.
     """
     found: list[Contestant] = []
-    for choice in all_learners() if learners is None else learners:
+    for choice in [*all_learners(), *VARIANTS] if learners is None else learners:
         one = _contestant(choice)
         if one.label in {other.label for other in found}:
             raise ConfigError(f"{one.label} is there twice: name it once, or with other options")
@@ -213,6 +221,8 @@ def _contestant(choice: Choice) -> Contestant:
         if not isinstance(section, Mapping):
             raise ConfigError(f"learner {name}: expected {key} to hold keys of its own, got {section!r}")
     said = [*content.items(), *((f"{key}.{k}", v) for key, section in sections.items() for k, v in section.items())]
-    cls = known.get(name.lower())
-    label = " ".join([name if cls is None else cls.__name__, ", ".join(f"{key}={value}" for key, value in said)])
-    return Contestant(label.strip(), {"name": name, **content}, **{k: dict(v) for k, v in sections.items()})
+    names = {label.lower(): label for label in VARIANTS} | {key: cls.__name__ for key, cls in known.items()}
+    title = names.get(name.lower(), name)
+    label = " ".join([title, ", ".join(f"{key}={value}" for key, value in said)])
+    learner = {**VARIANTS.get(title, {"name": name}), **content}
+    return Contestant(label.strip(), learner, **{k: dict(v) for k, v in sections.items()})

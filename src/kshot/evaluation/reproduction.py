@@ -6,6 +6,7 @@ from __future__ import annotations
 import datetime
 import json
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -74,6 +75,7 @@ class Result:
         environment: versions, machine, commit, of the measurement; those of the training are in
             `training["environment"]`.
         date: when it was finished.
+        measuring: seconds of the measurement; None where they were not taken.
         log: file of the training's metrics, beside the result.
     """
 
@@ -89,6 +91,7 @@ class Result:
     differs: str
     environment: dict[str, Any]
     date: str
+    measuring: float | None = None
     log: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -134,12 +137,14 @@ def reproduce(
     config = spec.run_config(profile, seed)
     digest = spec.digest(profile, seed)
     learner, source, training = trained(spec, profile, seed, out=out, data_dir=data_dir, device=device, say=say)
-    outcomes = []
+    outcomes, elsewhere, begin = [], 0.0, time.perf_counter()
     for row in spec.rows_of(profile):
         other = None
         if row.against is not None:
             say(f"{row.setting}: against {row.against}")
+            before = time.perf_counter()
             other = trained(load(row.against), profile, seed, out=out, data_dir=data_dir, device=device, say=say)[0]
+            elsewhere += time.perf_counter() - before
         found = measure(learner, source, row, tasks or row.count, other)
         untrained = None
         if row.above_untrained is not None:
@@ -160,6 +165,7 @@ def reproduce(
         differs=spec.differs,
         environment=_environment(device_of(learner)),
         date=datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        measuring=round(time.perf_counter() - begin - elsewhere, 1),
     )
     if tasks is not None:
         return result

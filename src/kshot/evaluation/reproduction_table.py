@@ -42,7 +42,7 @@ def rows(found: list[tuple[Specification, Result | None]], profile: str = "cpu")
         for one in result.outcomes:
             cells.append(
                 [
-                    result.title,
+                    spec.title,
                     one.setting,
                     _published(one),
                     _ours(one),
@@ -65,20 +65,28 @@ def shortfalls(found: list[tuple[Specification, Result | None]]) -> list[str]:
         # A result is of these very rows, or `entries` had not taken it.
         for row, one in zip(spec.rows_of(result.profile), result.outcomes, strict=True):
             if one.reached is False:
-                lines.append(f"{result.title}, {one.setting}: {row.reason or _budgets(result, spec)}")
+                lines.append(f"{spec.title}, {one.setting}: {row.reason or _budgets(result, spec)}")
     return lines
 
 
 def spent(found: list[tuple[Specification, Result | None]]) -> str:
-    """The training of all that was run, in minutes."""
-    seconds = [result.training["seconds"] for _, result in found if result is not None]
+    """The training of all that was run, in minutes, and the measuring of those that say."""
+    run = [result for _, result in found if result is not None]
+    seconds, measured = (
+        [one.training["seconds"] for one in run],
+        [one.measuring for one in run if one.measuring is not None],
+    )
     longest = f", the longest {max(seconds) / 60:.1f}" if seconds else ""
-    return f"{sum(seconds) / 60:.0f} minutes of training for {len(seconds)} of {len(found)} reproductions{longest}"
+    more = f"; {sum(measured) / 60:.0f} of measuring for {len(measured)} of them" if measured else ""
+    return f"{sum(seconds) / 60:.0f} minutes of training for {len(run)} of {len(found)} reproductions{longest}{more}"
 
 
 def differences(found: list[tuple[Specification, Result | None]]) -> list[str]:
-    """What is not as in the papers, beside the budgets."""
-    return [f"{spec.title} ({spec.name}): {spec.differs}" for spec, _ in found if spec.differs]
+    """Where the published numbers are printed, and what is not as there, beside the budgets."""
+    return [
+        f"{spec.title} ({spec.name}{'' if spec.paper == '-' else f', {spec.paper}'}): {spec.differs or 'nothing else'}"
+        for spec, _ in found
+    ]
 
 
 def markdown(found: list[tuple[Specification, Result | None]], profile: str = "cpu") -> str:
@@ -86,7 +94,10 @@ def markdown(found: list[tuple[Specification, Result | None]], profile: str = "c
     lines = ["| " + " | ".join(HEAD).rstrip() + " |", "|" + "---|" * len(HEAD)]
     lines += ["| " + " | ".join(row) + " |" for row in rows(found, profile)]
     lines += ["", f"In all {spent(found)}."]
-    for title, more in (("What falls short, and why:", shortfalls), ("What is not as in the papers:", differences)):
+    for title, more in (
+        ("What falls short, and why:", shortfalls),
+        ("Where the numbers are from, and what is not as there:", differences),
+    ):
         items = [f"- {line}." for line in more(found)]
         lines += ["", title, "", *items] if items else []
     return "\n".join(lines) + "\n"

@@ -110,7 +110,7 @@ class BaselinePlusPlus(FineTuning):
     """Baseline++: classifiers that compare directions, in training and on the support (sec. 3.2).
 
     The logit of a class is the cosine of feature and class vector times a scale, learned in training. On the support
-    the features stay as they are, and the class vectors, the class means to begin with, are trained.
+    the features stay as they are, and the class vectors are trained: from the class means (the paper: at random).
 
     Args:
         backbone: the features, `[n, *shape] -> [n, d]`.

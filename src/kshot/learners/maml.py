@@ -38,7 +38,8 @@ class MAML(GradientLearner):
             layers. Either way they are those of the weights of that very step, never shared among the steps.
         learned_rates: MAML++: learns an alpha for each layer and step. Steps beyond `inner_steps` take the last one's.
         step_norms: MAML++: norm layers have a scale and a shift for each step, and for the predictions after the last
-            one, learned by the outer loop alone.
+            one, learned by the outer loop alone. (The running statistics that the authors' code keeps for each step are
+            not there: it normalises by the batch's own always, as `norm="batch"` does.)
         multi_step: MAML++: for so many outer steps the loss after every inner step counts, each less and less but the
             last.
         first_order_until: MAML++: so many outer steps of order 1 come first (derivative-order annealing).

@@ -22,7 +22,7 @@ class MatchingNet(Learner):
     p(y | x) = sum over i of a(x, x_i) y_i (eq. 1), a the softmax of the cosines of f(x) and g(x_i) (sec. 2.1.1).
     With `context_steps` f and g see the whole support set (full-context embeddings): g(x_i) by a bidirectional LSTM
     over the examples in their order, added to them (appendix A.2); f(x) by that many steps of an LSTM that attends to
-    the g(x_i) (appendix A.1, eq. 3-6).
+    the g(x_i) (appendix A.1, eq. 3-6), from h_0 = f'(x).
 
     Args:
         backbone: the features that f and g begin with, `[n, *shape] -> [n, d]`.

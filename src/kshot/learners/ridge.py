@@ -19,7 +19,8 @@ class RidgeNet(Learner):
     """Solves for a linear head in closed form; the outer loop learns features for which that is a good head.
 
     W = Z^T (Z Z^T + lambda I)^-1 Y (eq. 4, with as many unknowns as examples), and the prediction alpha Z' W + beta
-    (eq. 5), with alpha, beta and lambda learned. Y is one-hot for classes, and the targets themselves for regression.
+    (eq. 5), with alpha, beta and lambda learned. Z has a constant one behind the features: the intercept. Y is one-hot
+    for classes, and the targets themselves for regression.
 
     Args:
         backbone: the features, `[n, *shape] -> [n, d]`.

@@ -127,9 +127,7 @@ def _targets(learner: Learner, targets: Any, n: int) -> Any:
     name = type(learner).__name__
     if learner.kind == "sequence" and targets is None:
         return torch.zeros(n, 0)
-    what = (
-        f"expected one {'target' if learner.kind == 'regression' else 'label'} for each of the {n} support examples"
-    )
+    what = f"expected one {'target' if learner.kind == 'regression' else 'label'} for each of the {n} support examples"
     try:
         count = len(targets)
     except TypeError as error:
