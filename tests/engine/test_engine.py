@@ -37,10 +37,13 @@ def test_inductor_equals_the_loop():
 
 
 def test_learners_do_not_use_up_each_others_recompilations():
+    """Ten, where torch compiles one function eight times: one too many is an error of `fullgraph`."""
+    assert torch._dynamo.config.recompile_limit == 8
     with engine.compile_backend("aot_eager"):
         for width in range(4, 14):
-            learner = kshot.ProtoNet(models.MLP(8, hidden=(width,)))
-            learner(testing.gaussian_episodes(2), mode="compile")
+            learner, episodes = kshot.ProtoNet(models.MLP(8, hidden=(width,))), testing.gaussian_episodes(2)
+            losses = learner(episodes, mode="compile")
+            torch.testing.assert_close(losses, learner(episodes, mode="vmap"))
 
 
 def test_a_compiled_learner_can_be_copied():

@@ -38,6 +38,15 @@ def mean_of(support: Examples, label: int) -> Tensor:
     return sum(own, torch.zeros_like(support.x[0])) / max(len(own), 1)
 
 
+def cross_entropy(logits: Tensor, task: Examples) -> Tensor:
+    """The mean over the real examples, each of them of one of the task's own classes."""
+    there, losses = task.classes.nonzero().flatten().tolist(), []
+    for row, label, real in zip(logits, task.y.tolist(), task.mask.tolist(), strict=True):
+        if real:
+            losses.append(torch.stack([row[k] for k in there]).exp().sum().log() - row[label])
+    return torch.stack(losses).mean()
+
+
 def randomised(module: torch.nn.Module, seed: int = 0) -> None:
     """Draws every parameter anew, so that none is where it does not show (at zero or one, all alike)."""
     generator = torch.Generator().manual_seed(seed)

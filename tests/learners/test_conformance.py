@@ -25,6 +25,7 @@ from kshot.learners.relation import RelationNet
     lambda: kshot.SoftKMeansProtoNet(models.MLP(8, hidden=(32,), out_features=16), variant="distractor"),
     lambda: kshot.MetaLSTM(models.MLP(8, hidden=(32,)), way=5, inner_lr=0.3, inner_steps=4, hidden=8),
     lambda: kshot.CNAPs(models.MLP(8, hidden=(32, 32)), encoder=models.MLP(8, hidden=(32,))),
+    lambda: kshot.FineTuning(models.MLP(8, hidden=(32,), out_features=16), classes=512, layers="head"),
 )
 def test_conformance(check):
     check()
