@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     from kshot.learners.adapted import AdaptedModel, adapt
     from kshot.learners.alfa import ALFA
     from kshot.learners.anil import ANIL
+    from kshot.learners.anp import ANP
     from kshot.learners.base import Learner
+    from kshot.learners.baselineplusplus import BaselinePlusPlus
     from kshot.learners.cnaps import CNAPs
-    from kshot.learners.finetuning import BaselinePlusPlus, FineTuning
+    from kshot.learners.cnp import CNP
+    from kshot.learners.finetuning import FineTuning
     from kshot.learners.imaml import IMAML
     from kshot.learners.incontext import InContextTransformer
     from kshot.learners.joint import JointTraining
@@ -35,14 +38,14 @@ if TYPE_CHECKING:
     from kshot.learners.metacurvature import MetaCurvature
     from kshot.learners.metalstm import MetaLSTM
     from kshot.learners.metasgd import MetaSGD
-    from kshot.learners.neural_process import ANP, CNP
+    from kshot.learners.nearest_centroid import NearestCentroid
     from kshot.learners.ntm import NTM
     from kshot.learners.protonet import ProtoNet
     from kshot.learners.relation import RelationNet
     from kshot.learners.reptile import Reptile
     from kshot.learners.ridge import RidgeNet
     from kshot.learners.siamese import SiameseNet
-    from kshot.learners.simpleshot import NearestCentroid, SimpleShot
+    from kshot.learners.simpleshot import SimpleShot
     from kshot.learners.snail import SNAIL
     from kshot.learners.soft_kmeans import SoftKMeansProtoNet
     from kshot.learners.transductive import TransductiveProtoNet
@@ -132,13 +135,13 @@ _HOME = {
     "LSTMLearner": "kshot.learners.lstm",
     "SNAIL": "kshot.learners.snail",
     "InContextTransformer": "kshot.learners.incontext",
-    "CNP": "kshot.learners.neural_process",
-    "ANP": "kshot.learners.neural_process",
+    "CNP": "kshot.learners.cnp",
+    "ANP": "kshot.learners.anp",
     "SimpleShot": "kshot.learners.simpleshot",
-    "NearestCentroid": "kshot.learners.simpleshot",
+    "NearestCentroid": "kshot.learners.nearest_centroid",
     "LinearProbe": "kshot.learners.linear_probe",
     "FineTuning": "kshot.learners.finetuning",
-    "BaselinePlusPlus": "kshot.learners.finetuning",
+    "BaselinePlusPlus": "kshot.learners.baselineplusplus",
     "JointTraining": "kshot.learners.joint",
 }
 """The module that defines each name."""

@@ -89,7 +89,7 @@ def test_a_learner_that_does_not_know_them_never_meets_them():
 def test_features_of_one_task():
     net, task = learner().eval(), images()[0]
     featured = engine.featured(net, task.support)
-    assert torch.equal(featured.unlabeled.x, net.features(task.support.unlabeled.x))
+    assert torch.equal(featured.unlabeled.x, engine.compute_features(net, task.support.unlabeled.x))
     assert engine.featured(learner(kshot.ProtoNet).eval(), task.support).unlabeled is None
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kshot.engine.hooks import Hooks, as_module
 from kshot.episodes import Episodes, Examples, Input, first_tensor, map_input
+from kshot.models.layout import channels_last
 from kshot.models.norms import has_batch_statistics
 
 CPU_CHUNK = 128
@@ -27,11 +28,16 @@ def compute_features(learner: Hooks, x: Input, chunk: int | None = None) -> Inpu
     size = chunk or (CPU_CHUNK if tensor.device.type == "cpu" else GPU_CHUNK)
     n = tensor.shape[0]
     if n <= size:
-        return learner.features(x)  # type: ignore[no-any-return]
-    parts = [learner.features(map_input(itemgetter(slice(i, i + size)), x)) for i in range(0, n, size)]
+        return _features(learner, x)
+    parts = [_features(learner, map_input(itemgetter(slice(i, i + size)), x)) for i in range(0, n, size)]
     if isinstance(parts[0], dict):
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     return torch.cat(parts)
+
+
+def _features(learner: Hooks, x: Input) -> Input:
+    with channels_last():
+        return learner.features(x)  # type: ignore[no-any-return]
 
 
 def featured(learner: Hooks, examples: Examples) -> Examples:
@@ -63,9 +69,9 @@ def with_features(learner: Hooks, episodes: Episodes) -> Episodes:
         for t in range(tasks):
             x = map_input(itemgetter(t), both)
             if padded:
-                parts.append(_scatter(learner.features(map_input(itemgetter(mask[t]), x)), mask[t]))
+                parts.append(_scatter(_features(learner, map_input(itemgetter(mask[t]), x)), mask[t]))
             else:
-                parts.append(learner.features(x))
+                parts.append(_features(learner, x))
         features = _stack(parts)
     else:
         flat = map_input(lambda v: v.flatten(0, 1), both)

@@ -8,9 +8,12 @@ import pkgutil
 from kshot.learners.adapted import AdaptedModel, adapt
 from kshot.learners.alfa import ALFA
 from kshot.learners.anil import ANIL
+from kshot.learners.anp import ANP
 from kshot.learners.base import Learner
+from kshot.learners.baselineplusplus import BaselinePlusPlus
 from kshot.learners.cnaps import CNAPs
-from kshot.learners.finetuning import BaselinePlusPlus, FineTuning
+from kshot.learners.cnp import CNP
+from kshot.learners.finetuning import FineTuning
 from kshot.learners.imaml import IMAML
 from kshot.learners.incontext import InContextTransformer
 from kshot.learners.joint import JointTraining
@@ -22,14 +25,14 @@ from kshot.learners.matching import MatchingNet
 from kshot.learners.metacurvature import MetaCurvature
 from kshot.learners.metalstm import MetaLSTM
 from kshot.learners.metasgd import MetaSGD
-from kshot.learners.neural_process import ANP, CNP
+from kshot.learners.nearest_centroid import NearestCentroid
 from kshot.learners.ntm import NTM
 from kshot.learners.protonet import ProtoNet
 from kshot.learners.relation import RelationNet
 from kshot.learners.reptile import Reptile
 from kshot.learners.ridge import RidgeNet
 from kshot.learners.siamese import SiameseNet
-from kshot.learners.simpleshot import NearestCentroid, SimpleShot
+from kshot.learners.simpleshot import SimpleShot
 from kshot.learners.snail import SNAIL
 from kshot.learners.soft_kmeans import SoftKMeansProtoNet
 from kshot.learners.transductive import TransductiveProtoNet

@@ -6,14 +6,11 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional as F
 
 from kshot.engine.inner import Weights, unroll
 from kshot.engine.rules import adam
 from kshot.episodes import Examples, first_tensor
 from kshot.errors import UnsupportedError
-from kshot.functional import class_means
-from kshot.functional import cosine as cosines
 from kshot.learners.conventional import ConventionalLearner
 from kshot.learners.linear_probe import logistic_regression
 from kshot.models import MLP
@@ -104,27 +101,3 @@ class FineTuning(ConventionalLearner):
         if kind != "classification":
             raise UnsupportedError(f"{cls.__name__} is a classifier: for regression use JointTraining or MAML")
         return cls(MLP(8, hidden=(32,), out_features=16), classes=512)
-
-
-class BaselinePlusPlus(FineTuning):
-    """Baseline++: classifiers that compare directions, in training and on the support (sec. 3.2).
-
-    The logit of a class is the cosine of feature and class vector times a scale, learned in training. On the support
-    the features stay as they are, and the class vectors are trained: from the class means (the paper: at random).
-
-    Args:
-        backbone: the features, `[n, *shape] -> [n, d]`.
-        classes: of the training pool.
-        steps: of Adam on the class vectors; 100 iterations in the paper. `adapt(support, steps=...)` overrides it.
-        lr: its learning rate. `adapt(support, lr=...)` overrides it.
-    """
-
-    def __init__(self, backbone: nn.Module, classes: int | None = None, steps: int = 100, lr: float = 0.01) -> None:
-        super().__init__(backbone, classes, "head", steps, lr, cosine=True)
-
-    def first_head(self, support: Examples) -> Weights:
-        return {"weight": F.normalize(class_means(support), dim=-1, eps=1e-6)}
-
-    def predict(self, adapted: Weights, x: Any) -> Tensor:
-        scale = 10.0 if self.log_scale is None else self.log_scale.exp()
-        return scale * cosines(first_tensor(x), adapted["weight"])

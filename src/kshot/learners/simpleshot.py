@@ -53,15 +53,3 @@ class SimpleShot(ConventionalLearner):
         if kind != "classification":
             raise UnsupportedError(f"{cls.__name__} compares class means: for regression use JointTraining or MAML")
         return cls(MLP(8, hidden=(32,), out_features=16), classes=512)
-
-
-class NearestCentroid(SimpleShot):
-    """A query belongs to the class whose mean of features is nearest: `SimpleShot` without normalisation.
-
-    Args:
-        backbone: the features, `[n, *shape] -> [n, d]`.
-        classes: of the training pool.
-    """
-
-    def __init__(self, backbone: nn.Module, classes: int | None = None) -> None:
-        super().__init__(backbone, classes, normalise="none")

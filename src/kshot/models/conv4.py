@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from kshot.errors import UnsupportedError
 from kshot.models.backbone import Backbone
+from kshot.models.layout import laid_out
 from kshot.models.norms import NormKind, Sequential, Statistics, make_norm
 from kshot.models.pooling import MaxPool2d
 
@@ -61,5 +62,5 @@ class Conv4(Backbone):
 
     def forward(self, x: Tensor, statistics: Statistics | None = None) -> Tensor:
         """`[n, in_channels, size, size] -> [n, out_features]` (or `[n, *out_shape]`)."""
-        z: Tensor = self.blocks(x, statistics)
+        z: Tensor = self.blocks(laid_out(x), statistics)
         return z.flatten(1) if self.flatten else z

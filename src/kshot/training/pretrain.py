@@ -29,6 +29,7 @@ from kshot.errors import ArtifactError, DivergedError, UnsupportedError
 from kshot.learners import ProtoNet
 from kshot.learners.base import Learner
 from kshot.models import Backbone, Frozen, norms
+from kshot.models.layout import channels_last
 from kshot.randomness import seeded
 from kshot.tasks.gather import Gatherer, views
 from kshot.tasks.pooled import PoolTasks
@@ -68,7 +69,8 @@ class PretrainedNetwork(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """`[n, *shape] -> [n, d]`: what comes before the head."""
-        out: Tensor = self.backbone(x)
+        with channels_last():  # as a learner's shared features are
+            out: Tensor = self.backbone(x)
         return out
 
     def forward(self, x: Tensor) -> Tensor:
