@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from operator import itemgetter
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,16 +29,16 @@ def compute_features(learner: Hooks, x: Input, chunk: int | None = None) -> Inpu
     size = chunk or (CPU_CHUNK if tensor.device.type == "cpu" else GPU_CHUNK)
     n = tensor.shape[0]
     if n <= size:
-        return _features(learner, x)
+        return _features(learner, x)  # type: ignore[no-any-return]
     parts = [_features(learner, map_input(itemgetter(slice(i, i + size)), x)) for i in range(0, n, size)]
     if isinstance(parts[0], dict):
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     return torch.cat(parts)
 
 
-def _features(learner: Hooks, x: Input) -> Input:
+def _features(learner: Hooks, x: Input) -> Any:
     with channels_last():
-        return learner.features(x)  # type: ignore[no-any-return]
+        return learner.features(x)
 
 
 def featured(learner: Hooks, examples: Examples) -> Examples:
