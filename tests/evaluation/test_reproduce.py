@@ -196,7 +196,7 @@ def test_the_table_has_what_was_run_and_what_was_not(spec, monkeypatch):
     assert row[-1] == "not reached"
     assert "±" in row[3]
     assert float(row[4]) == pytest.approx(99.9 - result.outcomes[0].ours, abs=0.01)
-    said = "0 minutes of training for 1 of 1 reproductions, the longest 0.0; 0 of measuring for 1 of them"
+    said = "0 minutes of training for 1 of 1 reproductions, the longest 0.0; 0.0 of measuring for 1 of them"
     assert result.measuring is not None
     assert tables.spent(found) == said
     assert tables.differences(found) == ["ProtoNet (mine, a test): nothing else"]

@@ -77,7 +77,7 @@ def spent(found: list[tuple[Specification, Result | None]]) -> str:
         [one.measuring for one in run if one.measuring is not None],
     )
     longest = f", the longest {max(seconds) / 60:.1f}" if seconds else ""
-    more = f"; {sum(measured) / 60:.0f} of measuring for {len(measured)} of them" if measured else ""
+    more = f"; {sum(measured) / 60:.1f} of measuring for {len(measured)} of them" if measured else ""
     return f"{sum(seconds) / 60:.0f} minutes of training for {len(run)} of {len(found)} reproductions{longest}{more}"
 
 
