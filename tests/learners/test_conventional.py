@@ -58,9 +58,9 @@ def test_simpleshot_centres_by_the_training_mean_and_measures_on_the_sphere():
     learner.eval()
     episodes = testing.gaussian_episodes(50, step=999)
     z = learner.backbone(torch.cat([episodes.support.x, episodes.query.x], 1).flatten(0, 1))
-    torch.testing.assert_close(learner.mean.mean, z.mean(0), rtol=0.1, atol=0.05)
+    torch.testing.assert_close(learner.statistics.mean, z.mean(0), rtol=0.1, atol=0.05)
     task = episodes[0]
-    mean = learner.mean.mean
+    mean = learner.statistics.mean
     a, b = (F.normalize(learner.backbone(part.x) - mean, dim=-1) for part in (task.support, task.query))
     centroids = torch.stack([a[task.support.y == k].mean(0) for k in range(5)])
     expected = -torch.cdist(b, centroids).square()
@@ -75,7 +75,7 @@ def test_a_nearest_centroid_is_measured_as_the_crow_flies():
     learner = kshot.NearestCentroid(models.MLP(5, hidden=(6,), out_features=4)).double().eval()
     randomised(learner.backbone)
     with torch.no_grad():
-        learner.mean.mean.fill_(3.0)
+        learner.statistics.mean.fill_(3.0)
         support = examples(5).replace_x(learner.features(examples(5).x))
         x = learner.features(queries(5))
         found = learner.predict(learner.adapt(support), x)
@@ -116,7 +116,7 @@ def test_fine_tuning_without_steps_is_the_logistic_regression_that_it_begins_wit
     tuned.load_state_dict(probe.state_dict())
     with torch.no_grad():
         for learner in (probe, tuned):
-            learner.mean.variance.fill_(0.5)
+            learner.statistics.variance.fill_(0.5)
     task = testing.gaussian_episodes(1)[0]
     expected = kshot.adapt(probe, task.support).predict(task.query.x)
     torch.testing.assert_close(

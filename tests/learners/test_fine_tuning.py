@@ -24,7 +24,7 @@ def tuning(layers: str, **options) -> kshot.FineTuning:
         for block in backbone.blocks:
             block[1].running_mean.copy_(queries(n=4, seed=3))
             block[1].running_var.copy_(1 + queries(n=4, seed=4).square())
-        learner.mean.variance.fill_(LENGTH**2 / 4)  # of each of four features
+        learner.statistics.variance.fill_(LENGTH**2 / 4)  # of each of four features
     return learner.eval()
 
 

@@ -43,11 +43,11 @@ class Conventional:
 
     Attributes:
         network: in eval mode, on the learner's device.
-        mean: of its features over training examples, with their variance.
+        statistics: mean and variance of its features over training examples.
     """
 
     network: PretrainedNetwork
-    mean: FeatureStatistics
+    statistics: FeatureStatistics
 
     @property
     def info(self) -> dict[str, Any]:
@@ -155,7 +155,7 @@ def conventional_network(
                 except (RunError, ArtifactError) as error:
                     notes.append(f"the baselines' network could not be kept in the run: {error}")
         network.to(device).eval()
-        kept[key, budget] = Conventional(network, _feature_mean(network, train, device))
+        kept[key, budget] = Conventional(network, _feature_statistics(network, train, device))
     return kept[key, budget], notes
 
 
@@ -194,16 +194,16 @@ def _kept(folder: Path, spec: Mapping[str, Any], key: str, budget: int) -> Pretr
     return network if same and off <= max(budget // 20, int(info.get("batch", 1))) else None
 
 
-def _feature_mean(network: PretrainedNetwork, split: TaskSplit, device: torch.device) -> FeatureStatistics:
+def _feature_statistics(network: PretrainedNetwork, split: TaskSplit, device: torch.device) -> FeatureStatistics:
     """Mean and variance of the features of some thousand training examples."""
     episodes = split.sample(max(1, 1000 // (split.support_size + split.query_size)), seed=0)
     x = torch.cat([first_tensor(e.x)[e.mask] for e in (episodes.support, episodes.query)])
     with torch.no_grad():
         z = torch.cat([network.features(part.to(device)) for part in x.split(256)])
-    mean = FeatureStatistics(z.shape[-1]).to(device)
-    mean(z)
-    mean.commit()
-    return mean.eval()
+    statistics = FeatureStatistics(z.shape[-1]).to(device)
+    statistics(z)
+    statistics.commit()
+    return statistics.eval()
 
 
 def _described(network: nn.Module) -> Any:

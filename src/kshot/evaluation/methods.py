@@ -179,7 +179,7 @@ def _make(
         return FineTunedRegressor(network.network, **setting)
     kind = {"fine_tuned": FineTuning, "linear_probe": LinearProbe, "nearest_centroid": SimpleShot}[name]
     made: ConventionalLearner = kind(network.network.backbone, **setting)
-    made.mean = network.mean
+    made.statistics = network.statistics
     return made
 
 

@@ -72,10 +72,8 @@ def shortfalls(found: list[tuple[Specification, Result | None]]) -> list[str]:
 def spent(found: list[tuple[Specification, Result | None]]) -> str:
     """The training of all that was run, in minutes, and the measuring of those that say."""
     run = [result for _, result in found if result is not None]
-    seconds, measured = (
-        [one.training["seconds"] for one in run],
-        [one.measuring for one in run if one.measuring is not None],
-    )
+    seconds = [one.training["seconds"] for one in run]
+    measured = [one.measuring for one in run if one.measuring is not None]
     longest = f", the longest {max(seconds) / 60:.1f}" if seconds else ""
     more = f"; {sum(measured) / 60:.1f} of measuring for {len(measured)} of them" if measured else ""
     return f"{sum(seconds) / 60:.0f} minutes of training for {len(run)} of {len(found)} reproductions{longest}{more}"

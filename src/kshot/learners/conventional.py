@@ -41,10 +41,10 @@ class ConventionalLearner(Learner):
         self.backbone, self.cosine, self.classes = backbone, cosine, classes
         self.classifier = None if classes is None else nn.Linear(size, classes, bias=not cosine)
         self.log_scale = nn.Parameter(torch.tensor(10.0).log()) if cosine and classes is not None else None
-        self.mean = FeatureStatistics(size)
+        self.statistics = FeatureStatistics(size)
 
     def features(self, x: Any) -> Any:
-        return self.mean(self.backbone(x))
+        return self.statistics(self.backbone(x))
 
     def objective(self, support: Examples, query: Examples, class_ids: Tensor | None = None) -> Tensor:
         if self.classifier is None or class_ids is None or self.classes is None:

@@ -82,7 +82,7 @@ class FineTuning(ConventionalLearner):
 
     def first_head(self, support: Examples) -> Weights:
         """The head that training on the support begins with."""
-        scale = self.mean.length
+        scale = self.statistics.length
         head = logistic_regression(support.replace_x(first_tensor(support.x) / scale), l2=0.01)
         return {"weight": head["weight"] / scale, "bias": head["bias"]}
 

@@ -57,8 +57,8 @@ class LinearProbe(ConventionalLearner):
         return self._standardised(x) @ adapted["weight"] + adapted["bias"]
 
     def _standardised(self, z: Tensor) -> Tensor:
-        z = z - self.mean.mean
-        return F.normalize(z, dim=-1, eps=1e-6) if self.normalise == "cl2" else z / self.mean.length
+        z = z - self.statistics.mean
+        return F.normalize(z, dim=-1, eps=1e-6) if self.normalise == "cl2" else z / self.statistics.length
 
     @classmethod
     def tiny(cls, kind: str = "classification") -> LinearProbe:

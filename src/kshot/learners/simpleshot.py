@@ -45,7 +45,7 @@ class SimpleShot(ConventionalLearner):
 
     def _normalised(self, z: Tensor) -> Tensor:
         if self.normalise == "cl2":
-            z = z - self.mean.mean
+            z = z - self.statistics.mean
         return z if self.normalise == "none" else F.normalize(z, dim=-1, eps=1e-6)
 
     @classmethod
