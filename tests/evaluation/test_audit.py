@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from toy_sources import protonet
 
 import kshot
+from kshot import engine, metrics
+from kshot.datasets import ImageTransform, Pool
 from kshot.errors import UnsupportedError
 from kshot.evaluation import Baseline, audit, conventional_network, evaluate, scale
 from kshot.evaluation.audit import empty_support, memorisation, permute_labels, recommend
 from kshot.evaluation.scaling import groups_of
 from kshot.functional import one_hot
 from kshot.metrics import Interval
-from kshot.tasks import TaskSource
+from kshot.tasks import TaskSource, make_split
 
 
 class Memory(kshot.Learner):
@@ -118,6 +121,32 @@ def test_training_tasks_without_labels_are_audited_with_them(trained, clouds):
     assert audit(trained, source, tasks=20).splits["train"] == audit(trained, clouds, tasks=20).splits["train"]
     _, notes = conventional_network(trained, source)
     assert "the learner was trained without labels; the baselines' network was trained with them" in notes
+
+
+def test_training_tasks_are_audited_as_unseen_ones_look(clouds):
+    """Views are what the training shows; no score of views stands beside scores of images as they are."""
+    x = torch.randint(256, (90, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    transform = ImageTransform(size=(28, 28), mean=(0.5,), std=(0.2,))
+    pools = {
+        name: Pool.from_arrays(x[i::3], np.arange(30) % 3, [f"{name}{c}" for c in range(3)])
+        for i, name in enumerate(("train", "val", "test"))
+    }
+
+    def source(**options):
+        splits = {
+            name: make_split(pool, transform, name, way=3, query=2, **(options if name == "train" else {}))
+            for name, pool in pools.items()
+        }
+        return TaskSource("noise", splits, example_shape=(1, 28, 28), transform=transform)
+
+    torch.manual_seed(0)
+    learner = kshot.ProtoNet(kshot.models.Conv4(1, channels=4)).eval()
+    plain, views = source(), source(augment={"rotation": 180, "shift": 0.5})
+    assert audit(learner, views, tasks=20).splits == audit(learner, plain, tasks=20).splits
+    shown = evaluate(learner, views.train, 20, baselines=False, allow_seen=True).scores
+    episodes = views.train.sample(20, seed=1)
+    expected = metrics.score(engine.predict_queries(learner, episodes, "loop"), episodes.query, "logits")
+    np.testing.assert_allclose(shown, expected, err_msg="each view has features of its own")
 
 
 def test_overfitting_is_found(clouds):

@@ -303,8 +303,13 @@ def _alike(source: TaskSource, name: str, like: TaskSplit, notes: list[str]) -> 
         for key in UNLABELED_OPTIONS:
             if key in like.options or key in split.options:
                 asked[key] = like.options.get(key, getattr(default, key))
+        if "augment" in split.options:
+            asked["augment"] = None  # the unseen tasks show images as they are
+        if split.has_labels:
+            return split.replace(**asked)
         # How much better seen classes go than unseen ones is told by true classes, whatever the learner was trained on.
-        return split.replace(**asked) if split.has_labels else split.replace(labels="given", **asked)
+        asked.pop("augment", None)
+        return split.replace(labels="given", **asked)
     except KshotError as error:
         notes.append(f"{name} tasks left out, their classes do not allow such tasks ({error})")
         return None

@@ -121,7 +121,7 @@ def conventional_network(
         "backbone": _described(made),
         "data": data_only(source.spec) or source.name,  # tasks of another shot need no other network
         "classes": None if train.pool is None else _digest(train.pool.names),
-        **{name: train.options[name] for name in ("labelled", "labelled_seed") if name in train.options},
+        **{name: train.options[name] for name in ("labelled", "labelled_seed", "augment") if name in train.options},
         "seed": seed,
         "lr": LR.get(train.kind),
     }

@@ -159,6 +159,11 @@ class CactusTasks(PoolTasks):
                 "fewer clusters, so that each has shot + query examples"
             )
 
+    @property
+    def classes(self) -> int:
+        """The clusters of all partitions, among them those that are too small for tasks."""
+        return int(self.options["clusters"]) * int(self.options["partitions"])
+
     @cached_property
     def kept(self) -> Kept:
         """The clusters that tasks are made of."""

@@ -99,6 +99,10 @@ class PoolTasks(TaskSplit):
         return len(self._kin_size)
 
     @property
+    def classes(self) -> int:
+        return len(self.pool)
+
+    @property
     def example_shape(self) -> tuple[int, ...]:
         """The shape of one input."""
         return self._gather.shape
@@ -233,7 +237,7 @@ class PoolTasks(TaskSplit):
         if some:
             real = unlabeled_ids >= 0
             support = replace(support, unlabeled=Unlabeled(unlabeled_x, put(real), padded=not bool(real.all())))
-        return Episodes(
+        episodes = Episodes(
             support=support,
             query=examples(query_x, query_y, query_ids),
             class_ids=put(np.where(present, made.classes, -1)),
@@ -241,6 +245,8 @@ class PoolTasks(TaskSplit):
             query_ids=put(query_ids),
             unlabeled_ids=put(unlabeled_ids) if some else None,
         )
+        # An id says which input an example is, and so which features it has: another view is another input.
+        return episodes if self.augment is None else episodes.without_ids()
 
     def _views(self, key: Keys, parts: Iterable[Ints]) -> Change | None:
         """What shows each example `[T, n]` of a task in a view that is a function of both."""

@@ -54,6 +54,11 @@ class TaskSplit(ABC):
     pool: Pool | None
 
     @property
+    def classes(self) -> int:
+        """How many classes tasks are made of: every id in `Episodes.class_ids` is below it; 0 where there are none."""
+        return 0
+
+    @property
     def unlabeled_size(self) -> int:
         """Slots of unlabelled examples in an episode, padding included."""
         return 0

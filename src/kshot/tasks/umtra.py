@@ -84,6 +84,11 @@ class UmtraTasks(PoolTasks):
                 f"{len(self._images)}: add images, or use a smaller way"
             )
 
+    @property
+    def classes(self) -> int:
+        """Every image is one."""
+        return len(self._images)
+
     def _compose(self, key: Keys) -> Composition:
         chosen = randomness.distinct(len(self._images), self.way, key, EXAMPLES)
         return Composition(chosen, np.full_like(chosen, self.shot), np.full_like(chosen, self.query))

@@ -118,8 +118,8 @@ def pretrain(
     Args:
         backbone: makes a freshly initialised network (`fresh_backbone(learner)`); called under the seed.
         train: classification: its pool's classes are told apart, by cross entropy, in batches drawn uniformly from
-            the examples that may have a label, turned as the pool says. Regression: the points of its tasks, pooled, by
-            squared error.
+            the examples that may have a label, turned as the pool says, in the views that train tasks show. Regression:
+            the points of its tasks, pooled, by squared error.
         val: the network is selected by nearest class means on its features (classification) or its squared error
             (regression) on these tasks; None: the last weights are taken.
         examples: how many training examples may pass through: those that the meta-learner saw
