@@ -71,8 +71,16 @@ class CapturedModule(nn.Module, metaclass=Captured):
         }
 
     def amend(self, **arguments: Any) -> None:
-        """Sets attributes that are constructor arguments, as if it had been constructed with these values."""
+        """Changes attributes that are constructor arguments, in `config`, too.
+
+        For those that nothing else was made of: what a constructor derived from an argument stays as it is.
+
+        Raises:
+            TypeError: the constructor has no such argument.
+        """
         for name, value in arguments.items():
+            if name not in type(self).__signature__.parameters:
+                raise TypeError(f"{type(self).__name__} has no argument {name!r}")
             setattr(self, name, value)
             self._arguments[name] = value
 

@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from toy_sources import pools, vector_source
 
 import kshot
-from kshot.datasets import IdentityTransform
+from kshot.datasets import IdentityTransform, ImageTransform, Pool
 from kshot.errors import ConfigError, KshotError, RunError, TooFewClassesError, UnsupportedError
 from kshot.evaluation import Comparison, compare, contestants, iter_compare, timed
 from kshot.evaluation.comparison import Compared, LeftOut
@@ -30,6 +31,9 @@ QUICK: dict[str, Any] = {
     "val_tasks": 4,
     "backbone": {"name": "mlp", "hidden": [8]},
 }
+
+
+PAIRS = {"val": [2, 3], "test": [4, 5]}
 
 
 def built(choice: contestants.Choice, source: TaskSource, **training: Any) -> contestants.Built:
@@ -66,12 +70,40 @@ def test_all_of_them_by_default():
 def test_every_one_of_them_can_be_built_for_images(one: contestants.Contestant):
     source = kshot.tasks.load("glyphs", way=5, shot=1, query=5)
     if one.label == "NTM":
-        with pytest.raises(KshotError, match="NTM"):
+        message = r"this NTM does sequence, the tasks of train are classification: use a classifier \(ProtoNet"
+        with pytest.raises(KshotError, match=message):
             contestants.build(one, source, None, {})
         return
     built = contestants.build(one, source, {"name": "conv4", "channels": 4}, {})
     losses = built.learner(built.source.train.sample(1, seed=0), mode="loop")
     assert torch.isfinite(losses).all()
+
+
+@pytest.fixture(scope="module", params=["umtra", "cactus"])
+def unlabelled(request: pytest.FixtureRequest) -> TaskSource:
+    """Two classes of images, and more classes of tasks: images, or clusters of them."""
+    x = torch.randint(256, (180, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pool, transform = Pool.from_arrays(x, np.arange(180) % 6), ImageTransform(size=(28, 28), mean=(0.5,), std=(0.5,))
+    options: dict[str, Any] = {"umtra": {}, "cactus": {"clusters": 12}}[request.param]
+    train = make_split(pool.select([0, 1]), transform, labels=request.param, way=2, query=1, **options)
+    others = {name: make_split(pool.select(c), transform, name, way=2, query=1) for name, c in PAIRS.items()}
+    return TaskSource("heap", {"train": train, **others}, example_shape=(1, 28, 28), transform=transform)
+
+
+@pytest.mark.parametrize("one", contestants.contestants(), ids=lambda one: one.label)
+def test_every_one_of_them_trains_on_tasks_without_labels(one: contestants.Contestant, unlabelled: TaskSource):
+    """To a conventional classifier each image, or each cluster, is a class: more of them than the pool has."""
+    if one.label == "NTM":
+        return  # of sequences
+    assert unlabelled.train.classes > len(unlabelled.train.pool) == 2
+    built = contestants.build(one, unlabelled, {"name": "conv4", "channels": 4}, {})
+    losses = built.learner(built.source.train.sample(4, seed=0), mode="loop")
+    assert torch.isfinite(losses).all()
+
+
+def test_mamlplusplus_has_no_norms_to_learn_on_vectors(clouds: TaskSource):
+    built = contestants.build(contestants.contestants(["maml++"])[0], clouds, None, {})
+    assert built.learner.step_norms is None and built.learner.rates is not None
 
 
 @pytest.mark.parametrize(
@@ -83,6 +115,9 @@ def test_every_one_of_them_can_be_built_for_images(one: contestants.Contestant):
         (["maml,training.rl=1"], "unknown key training.rl"),
         (["maml,training.steps=5"], "steps follows from the budget: leave out training.steps"),
         (["maml", "maml"], "MAML is there twice"),
+        (["fomalm"], "unknown learner 'fomalm'. Did you mean 'fomaml'?"),
+        (["headtunning"], "unknown learner 'headtunning'. Did you mean 'headtuning'?"),
+        (["fomaml,order=2"], "FOMAML is maml with order=1, got order=2: leave it out, or name maml"),
         ([{"name": "maml", "train": 5}], "expected train to hold keys of its own, got 5"),
         ([], "expected at least one learner to compare, got none"),
     ],

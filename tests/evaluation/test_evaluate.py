@@ -180,7 +180,7 @@ def test_a_learner_of_ones_own_with_a_plain_backbone(clouds):
 def test_what_is_refused(trained, regressor, clouds, sinusoids):
     with pytest.raises(UnsupportedError, match="does classification, the tasks of test are regression"):
         evaluate(trained, sinusoids.test)
-    with pytest.raises(UnsupportedError, match="has a head of 3 classes, but the tasks of test have up to 5"):
+    with pytest.raises(UnsupportedError, match="has a head of 3 classes, the tasks of test have up to 5"):
         evaluate(kshot.ANIL(kshot.models.MLP(8), way=3), clouds.test)
     with pytest.raises(UnsupportedError, match=r"examples of shape \[9\], those of test have \[8\]"):
         evaluate(protonet(9), clouds.test)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 import kshot
 from kshot import models, testing
-from kshot.errors import SupportError, UnsupportedError
+from kshot.errors import UnsupportedError
 from kshot.models.attention import MultiHeadAttention
 from kshot.models.recurrent import LSTMCell
 from kshot.training.config import build_learner, parse_config
@@ -151,7 +153,7 @@ def test_who_reads_in_order_refuses_more_than_it_was_trained_for(cls):
     trained = build_learner(config, source)
     assert trained.max_support == 10
     made = cls(models.MLP(8, hidden=(16,)), way=5, max_support=10)
-    message = f"this {cls.__name__} was made for at most 10 support examples, got 11: make it with max_support=11"
+    message = f"this {cls.__name__} was made for at most 10 support examples, the support set has 11: make it"
     with pytest.raises(UnsupportedError, match=message):
         kshot.adapt(made, (torch.randn(11, 8), [i % 5 for i in range(11)]))
     left_open = cls(models.MLP(8, hidden=(16,)), way=5)
@@ -167,8 +169,8 @@ def test_snail_says_how_much_support_it_was_made_for(labels):
     """Fewer classes than its head has leave room, and room is padding: its examples are counted all the same."""
     x, y = torch.randn(11, 8), (list(labels) * 4)[:11]
     message = (
-        "this SNAIL was made for at most 10 support examples, got 11: make it with max_support=11, give fewer "
-        r"examples, or use a learner without such a limit, such as InContextTransformer"
+        "this SNAIL was made for at most 10 support examples, the support set has 11: make it with max_support=11, "
+        r"give fewer examples, or use a learner without such a limit \(InContextTransformer\)"
     )
     with pytest.raises(UnsupportedError, match=message):
         kshot.adapt(snail_of_ten(), (x, y))
@@ -179,7 +181,9 @@ def test_snail_counts_the_real_examples_of_a_padded_support():
     query, classes, learner = torch.randn(4, 8), torch.ones(5, dtype=torch.bool), snail_of_ten()
     eleven = torch.arange(16) % 3 > 0
     eleven[0] = True
-    with pytest.raises(UnsupportedError, match="at most 10 support examples, got 11: make it with max_support=11"):
+    with pytest.raises(
+        UnsupportedError, match="at most 10 support examples, the support set has 11: make it with max_support=11"
+    ):
         kshot.adapt(learner, kshot.Examples(x, y * eleven, eleven, classes))
     ten = eleven & (torch.arange(16) > 0)
     found = kshot.adapt(learner, kshot.Examples(x, y * ten, ten, classes)).predict(query)
@@ -229,7 +233,7 @@ def test_a_fixed_head_refuses_more_classes_than_it_has(name):
     learner = getattr(kshot, name).tiny()
     with pytest.raises(UnsupportedError, match=f"this {name} has a head of 5 classes, the support set has 6"):
         kshot.adapt(learner, (torch.randn(12, 8), list("abcdef") * 2))
-    with pytest.raises(UnsupportedError, match=f"this {name} has a head of 5 classes, the tasks have 6"):
+    with pytest.raises(UnsupportedError, match=f"this {name} has a head of 5 classes, these episodes have 6"):
         learner(testing.gaussian_episodes(2, way=6))
 
 
@@ -281,7 +285,7 @@ def test_a_mann_has_a_controller():
 def test_regression_with_a_prototype_is_refused():
     learner = kshot.ProtoNet(models.MLP(2, hidden=(4,)))
     with pytest.raises(
-        SupportError, match=r"expected class labels, got the number 0.5: ProtoNet tells classes apart.*MAML"
+        UnsupportedError, match=r"expected class labels, got the number 0.5: this ProtoNet does classification.*MAML"
     ):
         kshot.adapt(learner, (torch.randn(4, 2), torch.tensor([1.0, 0.5, 2.0, 1.0])))
     assert kshot.adapt(learner, (torch.randn(4, 2), [1.0, 2.0, 1.0, 2.0])).labels == [
@@ -300,10 +304,16 @@ def test_regression_with_a_prototype_is_refused():
 )
 def test_classes_with_a_regressor_and_targets_of_another_width_are_refused(name):
     learner = getattr(kshot, name).tiny("regression")
-    with pytest.raises(SupportError, match=f"this {name} predicts values, got 'a'. For classes use a classifier"):
+    with pytest.raises(UnsupportedError, match=f"this {name} predicts values, got 'a'. For classes use a classifier"):
         kshot.adapt(learner, (torch.randn(4, 1), list("abab")))
-    with pytest.raises(SupportError, match=f"targets of 1 value, as many as this {name} predicts, got 2"):
-        kshot.adapt(learner, (torch.randn(4, 1), torch.randn(4, 2)))
+    message = f"this {name} predicts 1 value for an example, %s targets of 2: make it with out_features=2, or give"
+    for given in ((torch.randn(4, 1), torch.randn(4, 2)), kshot.Examples.of(torch.randn(4, 1), torch.randn(4, 2))):
+        with pytest.raises(UnsupportedError, match=message % "the support set has"):
+            kshot.adapt(learner, given)
+    wide = testing.sinusoid_episodes(2)
+    wide = replace(wide, support=replace(wide.support, y=wide.support.y.expand(-1, -1, 2)))
+    with pytest.raises(UnsupportedError, match=message % "these episodes have"):
+        learner(wide)
 
 
 @pytest.mark.parametrize(
@@ -346,5 +356,5 @@ def test_a_padded_task_is_no_longer_than_it_is():
 def test_a_conventional_learner_has_a_place_for_every_training_class():
     source = kshot.tasks.load("glyphs", way=5, shot=1, query=1)
     learner = kshot.SimpleShot(models.Conv4(1, channels=4), classes=3)
-    with pytest.raises(UnsupportedError, match="tells 3 training classes apart, the pool of train has"):
+    with pytest.raises(UnsupportedError, match="tells 3 training classes apart, those of train are"):
         kshot.Trainer(learner, source, steps=1, progress=False).fit()

@@ -34,9 +34,7 @@ def test_an_episode_is_a_batch_of_the_pools_classes(name):
 
 def test_what_has_no_training_classes_is_not_trained():
     learner = kshot.SimpleShot(models.MLP(8, hidden=(16,)))
-    with pytest.raises(
-        UnsupportedError, match=r"without training classes: make it with classes=len\(source.train.pool\)"
-    ):
+    with pytest.raises(UnsupportedError, match=r"without training classes: make it with classes=source.train.classes"):
         learner(testing.gaussian_episodes(2), mode="loop")
     assert kshot.adapt(learner, (torch.randn(4, 8), list("abab"))).predict(torch.randn(3, 8)).shape == (3, 2)
 

@@ -11,7 +11,7 @@ import torch
 import kshot
 from kshot import testing
 from kshot.engine import choose
-from kshot.errors import ConfigError, SupportError, UnsupportedError
+from kshot.errors import ConfigError, UnsupportedError
 from kshot.functional import masked_binary_cross_entropy
 from kshot.learners import NTM
 from kshot.randomness import seeded
@@ -214,8 +214,9 @@ def test_adapting_to_a_sequence() -> None:
     assert torch.equal(model.predict(torch.zeros(2, 4)), bits), "each prediction begins where the support ended"
     with pytest.raises(UnsupportedError, match="NTM was made for sequence: use predict"):
         model.probabilities(torch.zeros(2, 4))
-    with pytest.raises(SupportError, match="expected one label for each of the 4 support examples, got 3"):
-        kshot.adapt(learner, (sequence, torch.zeros(3, 1)))
+    for labels in (torch.zeros(3, 1), [0, 1, 0], 3):
+        with pytest.raises(UnsupportedError, match="expected None in place of labels"):
+            kshot.adapt(learner, (sequence, labels))
 
 
 def test_a_configuration_needs_no_sizes() -> None:

@@ -71,7 +71,7 @@ def test_a_learner_that_cannot_be_saved_is_told_before_the_first_step(tmp_path: 
         (
             lambda: kshot.MAML(models.MLP(FEATURES), way=2),
             gaussians,
-            "a head of 2 classes, but the tasks of train have up to 3",
+            "a head of 2 classes, the tasks of train have up to 3",
         ),
         (lambda: kshot.ProtoNet(models.MLP(4)), gaussians, r"takes examples of shape \[4\], those of train have \[6\]"),
     ],

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from kshot.engine.features import FeatureCache, in_single_precision, with_features
+from kshot.engine.fits import check_kind, check_support_size, check_target_size, check_way, kind_of
 from kshot.engine.hooks import Hooks
 from kshot.episodes import Episodes, Examples
 from kshot.errors import UnsupportedError, suggest
@@ -123,27 +124,16 @@ def fitted(learner: Hooks, episodes: Episodes) -> Episodes:
     """The episodes with room for as many classes as a fixed head has.
 
     Raises:
-        UnsupportedError: they have more, or more support than the learner takes, or are of another kind.
+        UnsupportedError: they have more, more support or other targets than the learner takes, or are of another kind.
     """
-    name, support = type(learner).__name__, episodes.support
-    classes = not support.y.is_floating_point() and support.y.ndim == 2
-    if classes != (learner.kind == "classification"):
-        raise UnsupportedError(
-            f"this {name} does {learner.kind}, these episodes have {'class labels' if classes else 'values'} "
-            f"{list(support.y.shape)} as targets: use a {'classifier' if classes else 'regressor'}, or other tasks"
+    support, have = episodes.support, "these episodes have"
+    check_kind(learner, kind_of(support), "these episodes are")
+    check_way(learner, episodes.way, have)
+    if learner.max_support is not None and support.size > learner.max_support:  # counting is not free on a GPU
+        check_support_size(
+            learner, int(support.mask.sum(-1).max()) if support.padded and len(episodes) else support.size, have
         )
-    if learner.way is not None and episodes.way > learner.way:
-        raise UnsupportedError(
-            f"this {name} has a head of {learner.way} classes, the tasks have {episodes.way}: make "
-            f"it with way={episodes.way}, or use a learner without a fixed head (ProtoNet)"
-        )
-    if learner.max_support is not None and support.size > learner.max_support:
-        longest = int(support.mask.sum(-1).max()) if support.padded and len(episodes) else support.size
-        if longest > learner.max_support:
-            raise UnsupportedError(
-                f"this {name} was made for at most {learner.max_support} support examples, these episodes have "
-                f"{longest}: make it with max_support={longest}, or the tasks smaller"
-            )
+    check_target_size(learner, support.y.shape[-1], have)
     return episodes.widen(learner.way)
 
 

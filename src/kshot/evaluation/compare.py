@@ -58,7 +58,8 @@ def compare(source: TaskSource, learners: Sequence[Choice] | None = None, **aske
 
     Args:
         source: with train, val and test tasks; those of val and test are what is asked of every learner.
-        learners: names, `"maml,inner_lr=0.4"`, or `{"name": "maml", "inner_lr": 0.4}`; by default all of kshot's own.
+        learners: names, `"maml,inner_lr=0.4"`, or `{"name": "maml", "inner_lr": 0.4}`; by default all of kshot's own
+            and `kshot.learners.variants` (`fomaml`, `maml++`, `headtuning`).
             `training.lr=0.01` and `train.way=20` are arguments of that learner's `Trainer` and options of its train
             tasks.
         budget_seconds: of training for each, 60 by default.

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from kshot.errors import ConfigError
 from kshot.learners import all_learners
 from kshot.learners.base import Learner
+from kshot.learners.variants import VARIANTS, expand
 from kshot.tasks.source import TaskSource
 from kshot.yaml_keys import assign, numbers
 
@@ -36,13 +37,6 @@ EXAMPLES = {"images": 120, "vectors": 500}
 
 QUERIES = 5
 """The most queries a class in the train tasks of a learner with a fixed head."""
-
-VARIANTS: dict[str, dict[str, Any]] = {
-    "FOMAML": {"name": "maml", "order": 1},
-    "MAML++": {"name": "maml", "learned_rates": True, "step_norms": True},
-    "HeadTuning": {"name": "finetuning", "layers": "head"},
-}
-"""Algorithms that are options of another learner's. MAML++ without its two schedules, which count outer steps."""
 
 Choice = str | Mapping[str, Any]
 """`"maml"`, `"maml,inner_lr=0.4"`, or `{"name": "maml", "inner_lr": 0.4}`; with sections `training` and `train`."""
@@ -224,5 +218,5 @@ def _contestant(choice: Choice) -> Contestant:
     names = {label.lower(): label for label in VARIANTS} | {key: cls.__name__ for key, cls in known.items()}
     title = names.get(name.lower(), name)
     label = " ".join([title, ", ".join(f"{key}={value}" for key, value in said)])
-    learner = {**VARIANTS.get(title, {"name": name}), **content}
-    return Contestant(label.strip(), learner, **{k: dict(v) for k, v in sections.items()})
+    learner, own = expand(name, content)
+    return Contestant(label.strip(), {"name": learner, **own}, **{k: dict(v) for k, v in sections.items()})

@@ -54,8 +54,9 @@ class AdaptedModel:
                 transform normalises.
 
         Returns:
-            Logits `[n, way]`, those of classes that the task does not have at a finite minimum; values `[n, d]`; or of
-            a learner of sequences the logits of the bits `[n, d]` of the n steps after the support, whenever asked.
+            Logits `[n, way]`, those of classes that the task does not have at a finite minimum; values `[n, d]`, of one
+            with `outputs = "mean_variance"` (CNP, ANP) means and then their log-variances `[n, 2d]`; or of a learner of
+            sequences the logits of the bits `[n, d]` of the n steps after the support, whenever asked.
 
         Raises:
             SupportError: the examples have the wrong shape or hold NaNs.
@@ -122,8 +123,9 @@ def adapt(
 
     Raises:
         SupportError: a support set that no learner can adapt to, or unlabelled examples of another shape.
-        UnsupportedError: more classes than the learner can tell apart, more examples than its `max_support`, an option
-            that it does not have, or unlabelled examples that it makes no use of.
+        UnsupportedError: tasks of another kind, or targets of another size, than the learner's; more classes than it
+            can tell apart, more examples than its `max_support`, an option that it does not have, or unlabelled
+            examples that it makes no use of.
 
     >>> import torch, kshot
     >>> learner = kshot.ProtoNet(kshot.models.MLP(2, hidden=(8,)))

@@ -17,6 +17,9 @@ from kshot.models import MLP
 class ANIL(Learner):
     """MAML whose inner loop adapts the head alone; the features are shared by all tasks (sec. 4).
 
+    w' = w - alpha * grad_w L(w; f(x), y), `inner_steps` times on the support set; the outer loop learns f, and the w
+    that tasks begin with, by L(w'; query).
+
     Args:
         backbone: the shared features, `[n, *shape] -> [n, d]`.
         way: classes of the head (the most that a task may have); None for regression.

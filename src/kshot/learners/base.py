@@ -45,8 +45,9 @@ class Learner(CapturedModule):
 
     Attributes:
         meta_gradient: kind of gradient that `learner(episodes).mean().backward()` gives.
-        outputs: `"logits"` `[n, way]`, `"values"` `[n, d]`, `"mean_variance"` `[n, 2d]` or `"bits"` `[n, d]`, the
-            logits of bits; decides the default loss, and which kind of tasks the learner does.
+        outputs: `"logits"` `[n, way]`, `"values"` `[n, d]`, `"mean_variance"` `[n, 2d]`, means and then log-variances,
+            or `"bits"` `[n, d]`, the logits of bits; decides the default loss, and which kind of tasks the learner
+            does.
         transductive: whether a prediction depends on the other queries.
         semi_supervised: whether `adapt` makes use of `support.unlabeled`; where it does not, it never gets any.
         modes: engine modes that its hooks can run in.
@@ -121,6 +122,10 @@ class Learner(CapturedModule):
         One that takes a third argument `class_ids` gets the task's, int64 `[way]`: which classes of the pool they are.
         """
         return self.loss(self.predict_with_mask(self.adapt(support), query), query)
+
+    def support_limit(self, trained_on: int) -> int | None:
+        """What `max_support` will be once a Trainer has shown it support sets of at most so many examples."""
+        return self.max_support
 
     def begin_step(self, step: int | None) -> None:
         """What changes in the course of a training: called by the Trainer before each outer step, with how many there
@@ -269,16 +274,6 @@ def attach(value: Tensor, parameters: Mapping[str, Tensor], gradients: Mapping[s
     # p - p is zero, and its derivative is not.
     terms = [((p - p.detach()) * gradients[name].detach()).sum() for name, p in parameters.items()]
     return value.detach() + torch.stack(terms).sum()
-
-
-def check_support_size(learner: Learner, n: int) -> None:
-    """Raises UnsupportedError where `n` support examples, padding left out, are more than a learner takes."""
-    if learner.max_support is not None and n > learner.max_support:
-        raise UnsupportedError(
-            f"this {type(learner).__name__} was made for at most {learner.max_support} support examples, got {n}: make "
-            f"it with max_support={n}, give fewer examples, or use a learner without such a limit, such as "
-            "InContextTransformer"
-        )
 
 
 def count_parameters(module: nn.Module) -> int:

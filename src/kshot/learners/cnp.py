@@ -20,8 +20,8 @@ class CNP(ContextLearner):
 
     r_i = h(x_i, y_i), r = mean of the r_i, (mu, sigma) = g(x, r) (Garnelo et al. 2018, eq. 2-4). A class label is not
     encoded but kept apart: r is the mean of h(x_i) of each class, one behind the other (sec. 4.3). For regression the
-    output is the predictive mean and variance, sigma = 0.1 + 0.9 softplus(.) as in the original code, and the loss is
-    the negative log-likelihood.
+    output is the predictive mean and log-variance, sigma = 0.1 + 0.9 softplus(.) as in the original code, and the loss
+    is the negative log-likelihood.
 
     Args:
         backbone: features of x, `[n, *shape] -> [n, d]`; `MLP(d, hidden=())` takes it as it is.

@@ -50,7 +50,7 @@ class ConventionalLearner(Learner):
         if self.classifier is None or class_ids is None or self.classes is None:
             raise UnsupportedError(
                 f"this {type(self).__name__} was made without training classes: make it with "
-                "classes=len(source.train.pool) to train it"
+                "classes=source.train.classes to train it"
             )
         z = torch.cat([self.embedded(support.x), self.embedded(query.x)], -2)
         label = torch.cat([class_ids.gather(-1, support.y), class_ids.gather(-1, query.y)], -1).clamp(min=0)

@@ -21,7 +21,8 @@ class FineTuning(ConventionalLearner):
 
     The head for the training classes gives way to one for the task's, the logistic regression on the support's
     features (a linear probe first and fine-tuning then distorts the features least, Kumar et al. 2022); from there
-    Adam trains the whole network, or the head alone. Batch normalisation keeps its running statistics.
+    Adam trains the whole network, or the head alone: argmin of the mean cross entropy of softmax(W f(x) + b) on the
+    support, `steps` steps of it. Batch normalisation keeps its running statistics.
 
     No one paper has it so. A new head on features that stay is the Baseline of Chen et al. 2019; the whole network from
     a head made of the support's features is Dhillon, Chaudhari, Ravichandran, Soatto 2020, sec. 3.1 (there the head

@@ -70,7 +70,8 @@ class GradientLearner(Learner):
 
     @property
     def target_size(self) -> int | None:
-        return int(self.network.backbone.out_features) if self.network.head is None else None  # type: ignore[arg-type]
+        size = getattr(self.network.backbone, "out_features", None)
+        return size if self.network.head is None and isinstance(size, int) else None
 
     def update(self, step: Step, weights: Weights, state: Any) -> tuple[Weights, Any]:
         """One inner step: the next weights, and what the rule remembers; `state` begins as None."""
@@ -88,7 +89,7 @@ class GradientLearner(Learner):
     def with_norm(self, norm: Literal["support", "batch"]) -> GradientLearner:
         """A copy of the learner that predicts with the other kind of statistics: what is adapted is the same."""
         other = copy.deepcopy(self)
-        other.norm = norm
+        other.amend(norm=norm)
         other.transductive = norm == "batch" and self.network.batch_statistics
         return other
 

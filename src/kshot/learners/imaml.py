@@ -26,7 +26,7 @@ class IMAML(GradientLearner):
     A network's Hessian has large negative curvature too, and what the inverse makes of it is noise: by the exact
     gradient a Conv-4 with batch normalisation was no better after 700 outer steps than at first. `damping` keeps the
     inverse near the identity, (I + H / (lambda + damping))^-1, as the authors' code does: its 2 I + H / (lambda + 10)
-    is a damping of lambda + 20.
+    is a damping of lambda + 20, by default 22.
 
     Args:
         backbone: the network, `[n, *shape] -> [n, d]`.
@@ -41,7 +41,7 @@ class IMAML(GradientLearner):
         norm: as for `MAML`.
 
     Raises:
-        UnsupportedError: a strength that is not positive, or a negative damping.
+        UnsupportedError: a strength that is not positive, a negative damping or number of conjugate gradients.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class IMAML(GradientLearner):
         inner_steps: int = 16,
         test_steps: int | None = None,
         cg_steps: int = 5,
-        damping: float = 20.0,
+        damping: float = 22.0,
         norm: Literal["support", "batch"] = "support",
     ) -> None:
         super().__init__(backbone, way, inner_steps, 1, test_steps, norm)

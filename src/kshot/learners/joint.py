@@ -16,8 +16,11 @@ from kshot.models import MLP, Statistics
 
 
 class JointTraining(GradientLearner):
-    """Multi-task training without any thought of adaptation, and then adaptation: MAML's baseline (sec. 5.1 there:
-    "pretrained on all tasks").
+    """Multi-task training without any thought of adaptation, and then adaptation: the baseline of Finn, Abbeel, Levine
+    2017, sec. 5.1 ("pretrained on all tasks").
+
+    theta = argmin of the mean over tasks of L(theta; support and query), then theta' = theta - lr * (Adam's step, or
+    the gradient) of L(theta'; support), `steps` times.
 
     Its training loss is that of all examples of a task, support and query, under the weights as they are; in a task
     Adam, or the paper's gradient descent, goes on from there on the support. Where labels mean another class in every

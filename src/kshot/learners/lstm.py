@@ -25,7 +25,7 @@ class LSTMLearner(RecurrentLearner):
         hidden: size of a layer's state.
         layers: how many.
         out_features: values of a target, for regression.
-        max_support: the longest support that it takes; None: that of its training, and any before.
+        max_support: the longest support that it takes; None: what a Trainer has shown it, and any before.
 
     Raises:
         UnsupportedError: no layer; in `adapt`, a support longer than `max_support`.

@@ -13,7 +13,7 @@ from kshot.episodes import Examples
 from kshot.errors import UnsupportedError
 from kshot.learners.gradient import STEPS_FOR_CLASSES, GradientLearner
 from kshot.models import MLP
-from kshot.models.step_norms import StepNorms
+from kshot.models.step_norms import StepNorms, norm_parameters
 
 
 class MAML(GradientLearner):
@@ -39,7 +39,7 @@ class MAML(GradientLearner):
         learned_rates: MAML++: learns an alpha for each layer and step. Steps beyond `inner_steps` take the last one's.
         step_norms: MAML++: norm layers have a scale and a shift for each step, and for the predictions after the last
             one, learned by the outer loop alone. (The running statistics that the authors' code keeps for each step are
-            not there: it normalises by the batch's own always, as `norm="batch"` does.)
+            not there: it normalises by the batch's own always, as `norm="batch"` does.) `"auto"`: where there are any.
         multi_step: MAML++: for so many outer steps the loss after every inner step counts, each less and less but the
             last.
         first_order_until: MAML++: so many outer steps of order 1 come first (derivative-order annealing).
@@ -61,11 +61,13 @@ class MAML(GradientLearner):
         test_steps: int | None = None,
         norm: Literal["support", "batch"] = "support",
         learned_rates: bool = False,
-        step_norms: bool = False,
+        step_norms: bool | Literal["auto"] = False,
         multi_step: int = 0,
         first_order_until: int = 0,
     ) -> None:
         super().__init__(backbone, way, inner_steps, order, test_steps, norm)
+        if step_norms not in (True, False, "auto"):
+            raise UnsupportedError(f"expected step_norms to be True, False or 'auto', got {step_norms!r}")
         if multi_step < 0 or first_order_until < 0:
             raise UnsupportedError(
                 "expected multi_step and first_order_until to be numbers of outer steps of at least 0, got "
@@ -79,6 +81,8 @@ class MAML(GradientLearner):
             nn.Parameter(torch.full((max(inner_steps, 1), len(names)), self.inner_lr)) if learned_rates else None
         )
         self.column = {name: i for i, name in enumerate(names)}
+        if step_norms == "auto":
+            step_norms = bool(norm_parameters(self.network))
         self.step_norms = StepNorms(self.network, inner_steps + 1) if step_norms else None
         self.register_buffer("importance", importance(inner_steps, 1.0), persistent=False)
 
@@ -89,7 +93,7 @@ class MAML(GradientLearner):
 
         `multi_step` and `first_order_until` are outer steps of the paper's training of 75,000: in a shorter one give
         fewer of both, or it ends before the second order begins."""
-        switches = {"learned_rates": True, "step_norms": True, "multi_step": 5000, "first_order_until": 25000}
+        switches = {"learned_rates": True, "step_norms": "auto", "multi_step": 5000, "first_order_until": 25000}
         return cls(backbone, way, **{"inner_lr": 0.1, "inner_steps": 5, **switches, **options})
 
     def begin_step(self, step: int | None) -> None:

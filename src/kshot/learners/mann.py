@@ -32,7 +32,7 @@ class MANN(RecurrentLearner):
         decay: of the usage weights.
         strength: where the learned key strength begins; None: 1, as in the paper.
         out_features: values of a target, for regression.
-        max_support: the longest support that it takes; None: that of its training, and any before.
+        max_support: the longest support that it takes; None: what a Trainer has shown it, and any before.
 
     Raises:
         UnsupportedError: a controller, memory or head of no size; in `adapt`, a support longer than `max_support`.

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from kshot.engine.fits import check_support_size
 from kshot.episodes import Examples, first_tensor
 from kshot.errors import UnsupportedError
-from kshot.learners.base import check_support_size
 from kshot.learners.context import ContextLearner
 from kshot.models.norms import FeatureStatistics
 
@@ -32,8 +32,8 @@ class RecurrentLearner(ContextLearner):
         backbone: features of an example, `[n, *shape] -> [n, d]`.
         way: classes (the most that a task may have); None for regression.
         out_features: values of a target, for regression.
-        max_support: the longest support that it takes; None: that of its training, and any before. What a state has
-            learned to hold says nothing of longer sequences: such a one is refused.
+        max_support: the longest support that it takes; None: the longest that a Trainer has shown it, and any before.
+            What a state has learned to hold says nothing of longer sequences: such a one is refused.
     """
 
     abstract: ClassVar[bool] = True
@@ -45,6 +45,7 @@ class RecurrentLearner(ContextLearner):
         if max_support is not None and max_support < 1:
             raise UnsupportedError(f"expected max_support of at least 1, or None for any, got {max_support}")
         self.max_support = max_support
+        self._limited = max_support is not None
         size = int(backbone.out_features)  # type: ignore[arg-type]
         self.statistics = FeatureStatistics(size, momentum=0.1)
         self.inputs = size + self.labels
@@ -52,6 +53,9 @@ class RecurrentLearner(ContextLearner):
 
     def features(self, x: Any) -> Any:
         return self.statistics.standardise(self.statistics(self.backbone(x)))
+
+    def support_limit(self, trained_on: int) -> int | None:
+        return self.max_support if self._limited else max(trained_on, self.max_support or 0)
 
     @abstractmethod
     def initial(self, x: Tensor) -> Any:

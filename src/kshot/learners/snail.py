@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kshot.engine.fits import check_support_size
 from kshot.episodes import Examples
 from kshot.errors import UnsupportedError
 from kshot.functional import hide
-from kshot.learners.base import check_support_size
 from kshot.learners.context import ContextLearner
 from kshot.models import MLP
 
@@ -54,7 +54,7 @@ class SNAIL(ContextLearner):
             raise UnsupportedError(
                 f"expected a max_support of at least 1 example and an attention block, got {max_support} and {sizes!r}"
             )
-        self.max_support: int = max_support
+        self.max_support = max_support
         size = int(backbone.out_features) + self.labels  # type: ignore[arg-type]
         blocks: list[nn.Module] = []
         for i, (key, value) in enumerate(sizes):

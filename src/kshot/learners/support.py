@@ -10,12 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kshot.engine.fits import IN_ITS_PLACE, check_kind, check_support_size, check_target_size, check_way, kind_of
 from kshot.episodes import Examples, Input, Unlabeled, first_tensor, map_input
 from kshot.errors import SupportError, UnsupportedError
-from kshot.learners.base import Learner, check_support_size
-
-TO_REGRESS = "For regression use a regressor: MAML without way, RidgeNet with out_features=1, CNP"
-TO_CLASSIFY = "For classes use a classifier: ProtoNet, or MAML with way=2, say"
+from kshot.learners.base import Learner
 
 
 def prepare_input(learner: Learner, x: Any, what: str) -> Input:
@@ -69,13 +67,14 @@ def prepare_support(
         way: classes to make room for; by default those that are there (a fixed head's own size where it has one).
 
     Raises:
-        SupportError: empty, one class only, NaNs, the wrong shape, lengths that differ, or targets of another kind of
-            tasks than the learner's.
-        UnsupportedError: more classes than the learner's head, or more examples than its `max_support`.
+        SupportError: empty, one class only, NaNs, the wrong shape, lengths that differ, or labels that are none.
+        UnsupportedError: targets of another kind of tasks than the learner's, or of another size; more classes than
+            its head, or more examples than its `max_support`.
     """
     labels: list[Any] = []
     if isinstance(support, Examples):
-        _check_kind(learner, support.y)
+        check_kind(learner, kind_of(support), "the support set is for")
+        check_target_size(learner, support.y.shape[-1])
         x = prepare_input(learner, support.x, "support")
         examples = replace(support.to(first_tensor(x).device), x=x).widen(learner.way)
         if learner.kind == "classification":
@@ -101,31 +100,19 @@ def prepare_support(
                 f"expected a support set of at least two classes, got {present} ({', '.join(map(str, labels[:1]))}). "
                 "Add examples of what the class is to be told from."
             )
-        if learner.way is not None and present > learner.way:
-            raise UnsupportedError(
-                f"this {type(learner).__name__} has a head of {learner.way} classes, the support set has {present}. "
-                f"Train one with way={present}, or use a learner without a fixed head (ProtoNet)."
-            )
+        check_way(learner, present, "the support set has")
     return examples, labels
-
-
-def _check_kind(learner: Learner, y: Tensor) -> None:
-    """Raises SupportError where targets are of another kind of tasks than the learner's."""
-    name, classes = type(learner).__name__, not y.is_floating_point() and y.ndim < 2
-    if learner.kind == "classification" and not classes:
-        raise SupportError(
-            f"expected class labels [n], got targets {list(y.shape)}: {name} tells classes apart. {TO_REGRESS}"
-        )
-    if learner.kind != "classification" and classes:
-        raise SupportError(
-            f"expected targets [n, d], got class labels {list(y.shape)}: this {name} does {learner.kind}. {TO_CLASSIFY}"
-        )
 
 
 def _targets(learner: Learner, targets: Any, n: int) -> Any:
     """The labels or values as they were given, one for each of `n` examples."""
     name = type(learner).__name__
-    if learner.kind == "sequence" and targets is None:
+    if learner.kind == "sequence":
+        if targets is not None and getattr(targets, "shape", None) != (n, 0):
+            raise UnsupportedError(
+                f"expected None in place of labels, since this {name} reads a sequence, whose steps have none: give "
+                f"(sequence, None). For labels {IN_ITS_PLACE['classification']}"
+            )
         return torch.zeros(n, 0)
     what = f"expected one {'target' if learner.kind == 'regression' else 'label'} for each of the {n} support examples"
     try:
@@ -134,29 +121,25 @@ def _targets(learner: Learner, targets: Any, n: int) -> Any:
         raise SupportError(f"{what}, got {targets!r}: a {name} needs them") from error
     if count != n:
         raise SupportError(f"{what}, got {count}")
-    if learner.kind == "sequence" and getattr(targets, "shape", None) != (n, 0):
-        raise SupportError(
-            f"expected None in place of labels, since this {name} reads a sequence, whose steps have none: give "
-            f"(sequence, None). {TO_CLASSIFY}"
-        )
     return targets
 
 
 def _names(learner: Learner, targets: Any) -> list[Any]:
-    """Labels of any kind as they are, one for each example; whole numbers may be floats."""
+    """Labels of any kind as they are, one for each example; whole numbers may be floats, or tensors of one."""
     shape = getattr(targets, "shape", None)
-    values = targets.tolist() if shape is not None and hasattr(targets, "tolist") else list(targets)
+    if shape is not None and hasattr(targets, "tolist"):
+        values: list[Any] = targets.tolist()
+    else:  # tensors of one number each are told apart by identity, not by the number
+        values = [v.item() if isinstance(v, Tensor) and v.ndim == 0 else v for v in targets]
+    does = f"this {type(learner).__name__} does classification, for regression {IN_ITS_PLACE['regression']}"
     if shape is not None and len(shape) > 1:
-        floats = torch.as_tensor(targets).is_floating_point()
-        raise SupportError(
-            f"expected class labels [n], one for each example, got {list(shape)}: "
-            + (f"{type(learner).__name__} tells classes apart. {TO_REGRESS}" if floats else "flatten them")
-        )
+        what = f"expected class labels [n], one for each example, got {list(shape)}"
+        if "float" in str(getattr(targets, "dtype", "")):
+            raise UnsupportedError(f"{what}: {does}")
+        raise SupportError(f"{what}: flatten them")
     odd = next((v for v in values if isinstance(v, (float, np.floating)) and not float(v).is_integer()), None)
     if odd is not None:
-        raise SupportError(
-            f"expected class labels, got the number {odd:g}: {type(learner).__name__} tells classes apart. {TO_REGRESS}"
-        )
+        raise UnsupportedError(f"expected class labels, got the number {odd:g}: {does}")
     unfit = next((v for v in values if not isinstance(v, Hashable)), None)
     if unfit is not None:
         raise SupportError(f"expected class labels, names or numbers, got {unfit!r}: give one for each example")
@@ -169,16 +152,11 @@ def _values(learner: Learner, targets: Any, x: Tensor) -> Tensor:
     try:
         y = torch.as_tensor(targets, dtype=x.dtype if x.is_floating_point() else None, device=x.device)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise SupportError(
-            f"expected numbers as targets, since this {name} predicts values, got "
-            f"{next(iter(targets), None)!r}. {TO_CLASSIFY}"
+        raise UnsupportedError(
+            f"expected numbers as targets, since this {name} predicts values, got {next(iter(targets), None)!r}. For "
+            f"classes {IN_ITS_PLACE['classification']}"
         ) from error
-    width = 1 if y.ndim == 1 else y.shape[-1]
-    if learner.target_size is not None and width != learner.target_size:
-        raise SupportError(
-            f"expected targets of {learner.target_size} value{'s' if learner.target_size > 1 else ''}, as many as this "
-            f"{name} predicts, got {width}: make it with out_features={width}"
-        )
+    check_target_size(learner, 1 if y.ndim == 1 else y.shape[-1])
     if not bool(torch.isfinite(y).all()):
         raise SupportError("the support targets hold NaN or infinite values: remove or impute them first")
     return y

@@ -10,6 +10,12 @@ from kshot.models.norms import TaskBatchNorm
 Weights = dict[str, Tensor]
 
 
+def norm_parameters(network: nn.Module) -> list[str]:
+    """The names of the scales and shifts of a network's norm layers."""
+    own = {id(p) for m in network.modules() if isinstance(m, (TaskBatchNorm, nn.GroupNorm)) for p in m.parameters()}
+    return [name for name, p in network.named_parameters() if id(p) in own]
+
+
 class StepNorms(nn.Module):
     """A scale and a shift of every norm layer for each inner step (MAML++, sec. 4: per-step batch normalisation weights
     and biases).
@@ -24,8 +30,7 @@ class StepNorms(nn.Module):
 
     def __init__(self, network: nn.Module, rows: int) -> None:
         super().__init__()
-        own = {id(p) for m in network.modules() if isinstance(m, (TaskBatchNorm, nn.GroupNorm)) for p in m.parameters()}
-        self.names = [name for name, p in network.named_parameters() if id(p) in own]
+        self.names = norm_parameters(network)
         if not self.names:
             raise UnsupportedError(
                 "step_norms asks for a scale and a shift of each norm layer, and the network has no norm layers: "

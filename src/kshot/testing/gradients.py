@@ -156,8 +156,8 @@ def check_reptile(learner: Learner, episodes: Episodes) -> None:
 
 def check_implicit(learner: Learner, episodes: Episodes) -> None:
     """(I + H / (lambda + damping))^-1 times the query gradient, at the adapted weights, with the Hessian H written out
-    and solved with directly. The learner has its lambda in `strength`, what is added to it in `damping`, its inner
-    steps in `inner_steps` and as many conjugate gradients as asked for in `cg_steps`.
+    and solved with directly. The learner has its lambda in `strength`, what it adds to that, if anything, in `damping`,
+    its inner steps in `inner_steps` and as many conjugate gradients as asked for in `cg_steps`.
 
     The formula holds at any weights and for any lambda: here after one step, and for one that makes the system positive
     definite, which a Hessian alone need not be.
@@ -189,7 +189,7 @@ def check_implicit(learner: Learner, episodes: Episodes) -> None:
 
         flat = torch.cat([adapted["parameters"][name].detach().flatten() for name in names])
         hessian = torch.func.hessian(inner)(flat)
-        system = torch.eye(len(flat), dtype=flat.dtype) + hessian / (copied.strength + copied.damping)
+        system = torch.eye(len(flat), dtype=flat.dtype) + hessian / (copied.strength + getattr(copied, "damping", 0.0))
         expected.append(torch.linalg.solve(system, torch.func.grad(outer)(flat)))
     analytic = torch.cat([g.flatten() for g in _gradient(copied, episodes)])
     torch.testing.assert_close(

@@ -21,9 +21,11 @@ from typing import Any
 from torch import nn
 
 from kshot import capture, models, tasks
+from kshot.engine.fits import of_another_kind
 from kshot.errors import ConfigError, RunError, suggest
 from kshot.learners import all_learners
 from kshot.learners.base import Learner
+from kshot.learners.variants import VARIANTS, expand
 from kshot.randomness import seeded
 from kshot.tasks.source import TaskSource
 from kshot.tasks.unlabeled import UNLABELED_OPTIONS
@@ -68,6 +70,8 @@ def parse_config(content: Mapping[str, Any], where: str = "the configuration") -
         where: what to begin an error with.
     """
     config = validate(numbers(dict(content)), where)
+    name, options = expand(config.learner.name, config.learner.options)
+    config = config.model_copy(update={"learner": Named(name=name, **options)})
     _check_options(config.learner, "learner", _learner_class(config.learner.name, where), where)
     if config.backbone is not None and config.backbone.name is not None:
         _check_options(config.backbone, "backbone", _backbone_class(config.backbone.name, where), where)
@@ -96,14 +100,17 @@ def resolve(config: RunConfig, source: TaskSource) -> RunConfig:
 
     Raises:
         ConfigError: the backbone cannot take such examples.
+        UnsupportedError: the learner is of sequences, and the tasks are not.
     """
-    takes = _parameters(_learner_class(config.learner.name))
-    learner = config.learner.options
+    cls = _learner_class(config.learner.name)
+    takes, learner = _parameters(cls), config.learner.options
+    if cls.outputs == "bits" and source.kind != "sequence":  # without the sizes of a sequence it cannot even be made
+        raise of_another_kind(cls.__name__, "sequence", source.kind, "the tasks of train are")
     if "way" in takes and "way" not in learner and source.kind == "classification":
         # A fixed head has the largest way; the others are masked.
         learner["way"] = max(split.way for split in source.splits.values())
-    if "classes" in takes and "classes" not in learner and source.train.pool is not None:
-        learner["classes"] = len(source.train.pool)
+    if "classes" in takes and "classes" not in learner and source.train.classes:
+        learner["classes"] = source.train.classes
     if source.kind == "sequence":
         sizes = (source.example_shape[0], int(source.train.sample(1, seed=0).query.y.shape[-1]))
         for name, size in zip(("in_features", "out_features"), sizes, strict=True):
@@ -257,7 +264,8 @@ def _resolved_backbone(config: RunConfig, source: TaskSource, *, has_head: bool)
 def _learner_class(name: str, where: str = "the configuration") -> type[Learner]:
     known = all_learners()
     if name.lower() not in known:
-        raise ConfigError(f"{where}: unknown learner {name!r}. {suggest(name.lower(), known)}")
+        names = [*known, *(title.lower() for title in VARIANTS)]
+        raise ConfigError(f"{where}: unknown learner {name!r}. {suggest(name.lower(), names)}")
     return known[name.lower()]
 
 

@@ -167,12 +167,10 @@ class Trainer:
             DivergedError: the loss or the gradient is not finite. The last checkpoint is intact.
             KeyboardInterrupt: Ctrl-C or SIGTERM, after the step was finished and saved.
         """
-        check_fits(self.learner, self.source.train, self.source.example_shape)
-        if self.learner.max_support is None and "max_support" in type(self.learner).__signature__.parameters:
-            # What it has learned to hold says nothing of longer supports: a configuration says so, too.
-            self.learner.amend(max_support=self.source.train.support_size)
-        if "val" in self.source.splits:
-            check_fits(self.learner, self.source.val, self.source.example_shape)
+        limit = self.learner.support_limit(self.source.train.support_size)
+        for name in ("train", "val"):
+            if name in self.source.splits:
+                check_fits(self.learner, self.source.splits[name], self.source.example_shape, limit)
         if self.out is not None:
             _ = self.learner.config  # a learner that cannot be saved is told so now, not after an hour
         self.learner.transform = self.source.transform
@@ -184,6 +182,8 @@ class Trainer:
             make_progress(self.progress, self.settings.steps, self.source.kind) as shown,
             Interrupts(shown.say) as interrupts,
         ):
+            if limit != self.learner.max_support:
+                self.learner.amend(max_support=limit)
             loop = self._loop = Loop(self, folder, shown, interrupts)
             loop.begin()
             config = about.resolved_config(self, loop.state.mode)

@@ -8,6 +8,7 @@ import torch
 
 from kshot import engine, metrics
 from kshot.engine import FeatureCache
+from kshot.engine.fits import check_kind, check_support_size, check_target_size, check_way
 from kshot.errors import UnsupportedError
 from kshot.learners.base import Learner, evaluating
 from kshot.metrics import Interval
@@ -60,19 +61,17 @@ def better(kind: str, score: float, than: float | None) -> bool:
     return than is None or (score > than if kind == "classification" else score < than)
 
 
-def check_fits(learner: Learner, split: TaskSplit, shape: tuple[int, ...] | None = None) -> None:
-    """Raises UnsupportedError where a learner cannot do a split's tasks: their kind, way, or shape of examples."""
-    name = type(learner).__name__
-    wanted = learner.kind
-    if wanted != split.kind:
-        hints = {
-            "classification": "use a classifier (ProtoNet; MAML with way=5, say), or other tasks",
-            "regression": "use a regressor (MAML without way), or other tasks",
-            "sequence": "use a learner of sequences (NTM), or other tasks",
-        }
-        raise UnsupportedError(
-            f"this {name} does {wanted}, the tasks of {split.name} are {split.kind}: {hints[split.kind]}"
-        )
+def check_fits(
+    learner: Learner, split: TaskSplit, shape: tuple[int, ...] | None = None, max_support: int | None = None
+) -> None:
+    """Raises UnsupportedError where a learner cannot do a split's tasks: their kind, way, size, targets or shape.
+
+    Args:
+        shape: of the examples.
+        max_support: in place of the learner's own, where it is still to be trained.
+    """
+    name, have = type(learner).__name__, f"the tasks of {split.name} have"
+    check_kind(learner, split.kind, f"the tasks of {split.name} are")
     if split.kind == "sequence" and learner.bits is not None:
         bits = int(split.sample(1, seed=0).query.y.shape[-1])
         if bits != learner.bits:
@@ -80,23 +79,16 @@ def check_fits(learner: Learner, split: TaskSplit, shape: tuple[int, ...] | None
                 f"this {name} answers with {learner.bits} bits a step, the tasks of {split.name} ask for {bits}: make "
                 f"it with out_features={bits}"
             )
-    if learner.way is not None and split.kind == "classification" and split.way > learner.way:
-        raise UnsupportedError(
-            f"this {name} has a head of {learner.way} classes, but the tasks of {split.name} have up to {split.way}: "
-            f"make it with way={split.way}, or the tasks smaller ({split.name}=dict(way={learner.way}))"
-        )
+    check_way(learner, split.way, f"{have} up to")
     classes = getattr(learner, "classes", None)
-    if isinstance(classes, int) and split.name == "train" and split.pool is not None and len(split.pool) > classes:
+    if isinstance(classes, int) and split.name == "train" and split.classes > classes:
         raise UnsupportedError(
-            f"this {name} tells {classes} training classes apart, the pool of {split.name} has {len(split.pool)}: make "
-            f"it with classes={len(split.pool)}"
+            f"this {name} tells {classes} training classes apart, those of {split.name} are {split.classes}: make it "
+            f"with classes={split.classes}"
         )
-    if learner.max_support is not None and split.support_size > learner.max_support:
-        raise UnsupportedError(
-            f"this {name} was made for at most {learner.max_support} support examples, the tasks of {split.name} have "
-            f"{split.support_size}: make it with max_support={split.support_size}, or the tasks smaller; "
-            "InContextTransformer has no such limit"
-        )
+    check_support_size(learner, split.support_size, have, max_support)
+    if split.kind == "regression":
+        check_target_size(learner, int(split.sample(1, seed=0).query.y.shape[-1]), have)
     own = learner.input_shape
     if own is not None and shape is not None and tuple(own) != tuple(shape):
         raise UnsupportedError(
