@@ -12,7 +12,7 @@ quickstart: .venv/runtime ## watch a model learn to learn: train, compare, adapt
 	@$(BIN)/kshot quickstart
 
 test: .venv/dev ## all tests, and the examples of docstrings, README and docs
-	@$(BIN)/python -m pytest -q -n 2 --dist worksteal
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=20 --durations-min=5
 
 check: .venv/dev ## style, types, layers, documentation
 	$(BIN)/ruff check -q

@@ -414,6 +414,26 @@ def test_regression_over_a_learner(regressor):
     parts = FewShotRegressor(regressor, steps=4).partial_fit(x[:2], y[:2]).partial_fit(x[2:], y[2:])
     np.testing.assert_array_equal(parts.predict(x), few.predict(x))
     assert FewShotRegressor(regressor).fit(x, y[:, None]).predict(x).shape == (6, 1)
+    with pytest.raises(UnsupportedError, match="MAML predicts no variance: leave out return_std, or use the run of a"):
+        FewShotRegressor(regressor).fit(x, y).predict(x, return_std=True)
+    with pytest.raises(UnsupportedError, match="The closed-form head predicts no variance"):
+        FewShotRegressor().fit(x, y).predict(x, return_std=True)
+
+
+@pytest.mark.parametrize("make", [kshot.CNP, kshot.ANP])
+def test_a_neural_process_says_how_sure_it_is(make):
+    torch.manual_seed(0)
+    learner = make(models.MLP(1, hidden=()), size=16).eval()
+    x, y = np.linspace(-1, 1, 6)[:, None], np.linspace(0, 2, 6)
+    outputs = kshot.adapt(learner, (x.astype(np.float32), y)).predict(x.astype(np.float32)).double().numpy()
+    few = FewShotRegressor(learner).fit(x, y)
+    mean, deviation = few.predict(x, return_std=True)
+    assert mean.shape == deviation.shape == (6,)
+    np.testing.assert_allclose(mean, outputs[:, 0], rtol=1e-5)
+    np.testing.assert_allclose(deviation**2, np.exp(outputs[:, 1]), rtol=1e-5)
+    np.testing.assert_array_equal(few.predict(x), mean)
+    mean, deviation = FewShotRegressor(learner).fit(x, y[:, None]).predict(x, return_std=True)
+    assert mean.shape == deviation.shape == (6, 1)
 
 
 def test_a_learner_of_tables_takes_a_data_frame():

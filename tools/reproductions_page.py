@@ -29,7 +29,7 @@ def page() -> str:
     if run:
         parts.append(f"{tables.markdown(run, 'full')}\n")
     if left:
-        parts.append(f"{left} are not run: they take a GPU, and `kshot reproduce NAME --profile full`.\n")
+        parts.append(f"{left} are not run: most take a GPU, and all `kshot reproduce NAME --profile full`.\n")
     return "".join(parts).rstrip() + "\n"
 
 

@@ -111,9 +111,30 @@ def test_accuracy_by_instance(kshot: Kshot, images: Path, trained: Path) -> None
     result = kshot("evaluate", "lstm", *asked)
     assert "Accuracy at a class's example, before its label is seen:" in result.stdout
     assert len(json.loads(kshot("evaluate", "lstm", *asked, "--json").stdout)["by_instance"]) == 2
-    assert "ProtoNet answers after its support" in kshot("evaluate", trained / "run", *asked, code=1).stderr
+    before = sorted(p.name for p in (trained / "run").iterdir())
+    refused = kshot("evaluate", trained / "run", *asked, code=1)
+    assert "ProtoNet answers after its support" in refused.stderr
+    assert "accuracy" not in refused.stdout, "told before an evaluation that would be lost"
+    assert sorted(p.name for p in (trained / "run").iterdir()) == before
+    seen = kshot("evaluate", "lstm", *asked, "--allow-seen", "--data", images, "--json")
+    assert len(json.loads(seen.stdout)["by_instance"]) == 2
     longest = kshot("evaluate", "lstm", "--tasks", 5, "--shot", 3, code=1).stderr
     assert "this LSTMLearner was made for at most 4 support examples, the tasks of test have 6" in longest
+
+
+def test_one_training_with_and_without_the_queries_statistics(kshot: Kshot, images: Path, trained: Path) -> None:
+    """Variants by name, too: FOMAML is `maml` of order 1."""
+    kshot("train", "--data", images, *TINY, *QUICK, "--learner", "fomaml", "--steps", 2, "--out", "fomaml")
+    asked = ("fomaml", "--tasks", 20, "--no-baselines", "--json")
+    assert yaml.safe_load(Path("fomaml/config.yaml").read_text())["learner"]["order"] == 1
+    found = {norm: json.loads(kshot("evaluate", *asked, "--norm", norm).stdout) for norm in ("support", "batch")}
+    assert {norm: one["transductive"] for norm, one in found.items()} == {"support": False, "batch": True}
+    assert json.loads(kshot("evaluate", *asked).stdout)["mean"] == found["support"]["mean"], "as it was trained"
+    assert len(list(Path("fomaml").glob("evaluation-*.json"))) == 3, "one does not write over the other"
+    refused = kshot("evaluate", trained / "run", "--norm", "batch", code=1).stderr
+    assert "this ProtoNet has no batch normalisation whose statistics could be others: leave out --norm" in refused
+    refused = kshot("evaluate", "fomaml", "--norm", "query", code=1).stderr
+    assert "expected --norm to be support or batch, got 'query'" in refused
 
 
 def test_evaluate_on_other_data(kshot: Kshot, trained: Path, tmp_path: Path) -> None:

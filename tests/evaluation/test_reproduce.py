@@ -103,9 +103,11 @@ def test_what_a_row_has_to_reach():
     assert verdict(0.60, at_least=60).reached
     assert not verdict(0.59, at_least=60).reached
     # Of a difference the whole interval has to lie above.
-    assert verdict(0.02, 0.01, "points", True, at_least=0).reached
-    assert not verdict(0.02, 0.03, "points", True, at_least=0).reached
-    assert not verdict(0.02, 0.02, "points", True, at_least=0).reached
+    gain = {"metric": "points", "difference": True, "measure": "unlabelled", "at_least": 0}
+    assert verdict(0.02, 0.01, **gain).reached
+    assert verdict(0.02, 0.01, **gain).goal == "above 0, with its interval"
+    assert not verdict(0.02, 0.03, **gain).reached
+    assert not verdict(0.02, 0.02, **gain).reached
     assert verdict(0.9, metric="mse", at_most=1).reached
     assert not verdict(1.1, metric="mse", at_most=1).reached
     assert verdict(0.6, untrained=0.3, published=99, above_untrained=20).reached
@@ -199,7 +201,7 @@ def test_the_table_has_what_was_run_and_what_was_not(spec, monkeypatch):
     said = "0 minutes of training for 1 of 1 reproductions, the longest 0.0; 0.0 of measuring for 1 of them"
     assert result.measuring is not None
     assert tables.spent(found) == said
-    assert tables.differences(found) == ["ProtoNet (mine, a test): nothing else"]
+    assert tables.differences(found) == ["ProtoNet (mine, a test)"]
     (short,) = tables.shortfalls(found)
     assert short.startswith("ProtoNet, 3-way: trained")
     assert short.endswith("2 steps of 1 task; the paper many steps")
@@ -236,9 +238,6 @@ def test_accuracy_by_instance_counts_the_examples_of_a_class_as_they_come():
     """Of a learner that is right from the third example of a class on, and wrong before."""
 
     class FromTheThird(kshot.LSTMLearner):
-        def features(self, x):
-            return x.flatten(1)
-
         def online(self, support):
             one_hot = torch.nn.functional.one_hot(support.y, 5).float()
             before = one_hot.cumsum(-2) - one_hot
@@ -246,7 +245,7 @@ def test_accuracy_by_instance_counts_the_examples_of_a_class_as_they_come():
             return torch.where(seen >= 2, one_hot, one_hot.roll(1, -1))
 
     source = tasks.load("glyphs", way=5, shot=4, query=1)
-    learner = FromTheThird(kshot.models.MLP(28 * 28, hidden=()), way=5)
+    learner = FromTheThird(kshot.models.Conv4(1, channels=4), way=5)
     found = by_instance(learner, source.test, 20)
     assert found.tolist() == [[0.0, 0.0, 1.0, 1.0]] * 20
     with pytest.raises(UnsupportedError, match="ProtoNet answers after its support"):

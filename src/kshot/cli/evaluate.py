@@ -13,6 +13,7 @@ from kshot.cli.output import Output
 from kshot.cli.progress import progress
 
 if TYPE_CHECKING:
+    from kshot.learners.base import Learner
     from kshot.tasks.split import TaskSplit
 
 EXAMPLES = examples(
@@ -38,6 +39,14 @@ def command(
     seed: Annotated[int, typer.Option(help="Of the tasks.")] = 1,
     steps: Annotated[
         int | None, typer.Option(min=0, help="Inner-loop steps, of a learner that takes any.", show_default=False)
+    ] = None,
+    norm: Annotated[
+        str | None,
+        typer.Option(
+            help="support: norm layers see the support alone (inductive); batch: the queries, too (transductive). Of a "
+            "learner that adapts a whole network (MAML, Reptile, ...); by default as it was trained.",
+            show_default=False,
+        ),
     ] = None,
     stress: Annotated[bool, typer.Option("--stress", help="Also label noise, corruption, imbalance.")] = False,
     instances: Annotated[
@@ -74,12 +83,16 @@ def command(
         from kshot.cli.splits import unseen_tasks
         from kshot.evaluation import by_instance, evaluate, recommend, unseen_split
         from kshot.evaluation import stress as run_stress
+        from kshot.evaluation.instances import answers_while_it_reads
         from kshot.evaluation.text import show
         from kshot.metrics import interval
 
         learner = from_pretrained(run)
         where = place(device)
         learner = learner if where is None else learner.to(where)
+        learner = learner if norm is None else with_norm(learner, norm)
+        if instances:
+            answers_while_it_reads(learner)  # told now, not after an evaluation that would be lost
         split = unseen_tasks(learner, data, way=way, shot=shot, query=query, data_dir=data_dir, skip_bad=skip_bad)
         found = evaluate(
             learner,
@@ -95,8 +108,10 @@ def command(
         if found.baselines:
             output.say(recommend(list(found.baselines.values()), found.metric))
         result = found.to_dict()
+        if norm is not None:
+            result["norm"] = norm
         if instances:
-            each = by_instance(learner, split, tasks, seed=seed).T
+            each = by_instance(learner, split, tasks, seed=seed, allow_seen=allow_seen).T
             found_at = [interval(values) for values in each]
             output.say("\nAccuracy at a class's example, before its label is seen:")
             output.table(["example", "accuracy %"], [[i, show(one, "accuracy")] for i, one in enumerate(found_at, 1)])
@@ -148,7 +163,27 @@ def _asked(text: str) -> Any:
         sorted(result.get("baselines", ())),
         "stress" in result,
         "by_instance" in result,
+        result.get("norm"),
     )
+
+
+def with_norm(learner: Learner, norm: str) -> Learner:
+    """A learner that predicts with this kind of statistics.
+
+    Raises:
+        UnsupportedError: there is no such kind, or the learner has no choice.
+    """
+    from kshot.errors import UnsupportedError
+    from kshot.learners.gradient import GradientLearner
+
+    if norm not in ("support", "batch"):
+        raise UnsupportedError(f"expected --norm to be support or batch, got {norm!r}")
+    if not isinstance(learner, GradientLearner) or not learner.network.batch_statistics:
+        raise UnsupportedError(
+            f"this {type(learner).__name__} has no batch normalisation whose statistics could be others: leave out "
+            "--norm, which is of learners that adapt a whole network (MAML, Reptile, ...) with norm layers"
+        )
+    return learner.with_norm(norm)  # type: ignore[arg-type]
 
 
 def place(device: str | None) -> str | None:

@@ -97,7 +97,7 @@ def command(
         for line in tables.shortfalls(found):
             output.say(f"short: {line}.")
         for line in tables.differences([one for one in found if one[1] is not None]):
-            output.say(f"not as there: {line}.")
+            output.say(f"from: {line}.")
         if name is None:
             output.say(f"in all {tables.spent(found)}.")
         output.result(tables.to_dict(found))

@@ -13,7 +13,7 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, validate_data
 
 from kshot.episodes import first_tensor
-from kshot.errors import ConfigError, SupportError
+from kshot.errors import ConfigError, SupportError, UnsupportedError
 from kshot.estimators.base import FewShotEstimator, joined
 from kshot.estimators.kernel import KernelRidge
 from kshot.learners.base import Learner
@@ -81,22 +81,33 @@ class FewShotRegressor(RegressorMixin, FewShotEstimator):  # type: ignore[misc]
         """Adds points, and learns the task from all points so far: as `fit` on all of them."""
         return self._learn(X, y, first=not hasattr(self, "_shots"))
 
-    def predict(self, X: Any) -> NDArray[np.float64]:
-        """Values `[n]`, or `[n, outputs]` where the targets were so.
+    def predict(
+        self, X: Any, return_std: bool = False
+    ) -> NDArray[np.float64] | tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Values `[n]`, or `[n, outputs]` where the targets were so; with `return_std` these and their standard
+        deviations, of a learner that predicts both (CNP, ANP).
 
         Raises:
             NotFittedError: `fit` comes first.
             SupportError: NaNs, or another shape than the shots had.
+            UnsupportedError: `return_std` of one that predicts values alone.
         """
         check_is_fitted(self)
+        if return_std and (self._learner is None or self._learner.outputs != "mean_variance"):
+            what = "The closed-form head" if self._learner is None else type(self._learner).__name__
+            raise UnsupportedError(f"{what} predicts no variance: leave out return_std, or use the run of a CNP or ANP")
+        deviation = np.zeros(0)
         if self._learner is None:
             values = self.head_.predict(validate_data(self, X, dtype=np.float64, reset=False))
         else:
             x = self._examples(self._learner, X, "query")
             values = self._outputs_of(self.model_, x, self.model_.predict).double().numpy()
             if self._learner.outputs == "mean_variance":
-                values = values[:, : values.shape[1] // 2]
-        return values[:, 0] if self._flat else values
+                values, log_variance = np.split(values, 2, axis=1)
+                deviation = np.exp(log_variance / 2)
+        if self._flat:
+            values, deviation = values[:, 0], deviation[:, 0] if deviation.size else deviation
+        return (values, deviation) if return_std else values
 
     def _learn(self, X: Any, y: ArrayLike, *, first: bool) -> FewShotRegressor:
         if self.alpha is not None and not self.alpha > 0:

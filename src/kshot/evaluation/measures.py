@@ -16,7 +16,7 @@ from kshot.evaluation.unseen import unseen_split
 from kshot.functional import masked_gaussian_nll
 from kshot.learners.base import Learner
 from kshot.learners.gradient import GradientLearner
-from kshot.metrics import LOWER_IS_BETTER, METRICS, Interval, interval, paired_difference
+from kshot.metrics import METRICS, Interval, interval, paired_difference
 from kshot.tasks.source import TaskSource
 from kshot.tasks.split import TaskSplit
 
@@ -42,10 +42,6 @@ class Measured:
     metric: str
     transductive: bool
     difference: bool = False
-
-    @property
-    def lower_is_better(self) -> bool:
-        return self.metric in LOWER_IS_BETTER and not self.difference
 
     @property
     def percent(self) -> tuple[float, float]:

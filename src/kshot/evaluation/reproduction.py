@@ -8,7 +8,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from kshot.evaluation.measures import Measured, measure
 from kshot.evaluation.reproduction_spec import FOLDER, Row, Specification, load
 from kshot.evaluation.scores import device_of
 from kshot.learners.base import Learner, count_parameters
+from kshot.metrics import LOWER_IS_BETTER
 from kshot.tasks.source import TaskSource
 from kshot.training.config import build_learner, build_source, build_trainer
 from kshot.training.environment import environment
@@ -46,7 +47,7 @@ class Outcome:
         goal: in words.
         reached: None where there is nothing to be reached.
         transductive: whether predictions depended on the other queries.
-        untrained: the same of the learner untrained, where the goal asks for it.
+        untrained: the same of the learner untrained, where the goal asks for it, on the first `UNTRAINED_TASKS` tasks.
     """
 
     setting: str
@@ -252,28 +253,7 @@ def read_result(spec: Specification, profile: str, results: str | Path, seed: in
 def judge(row: Row, found: Measured, untrained: Measured | None) -> Outcome:
     """A measured row beside what it should reach."""
     ours, half = found.percent
-    reached: bool | None = None
-    sign = -1 if found.lower_is_better else 1
-    goal = ""
-    if not row.judged:
-        pass
-    elif row.above_untrained is not None and untrained is not None:
-        goal = f"{row.above_untrained:g} points above untrained ({untrained.percent[0]:.1f})"
-        reached = sign * (ours - untrained.percent[0]) >= row.above_untrained
-    elif row.within is not None and row.published is not None:
-        goal = f"within {row.within:g} points"
-        reached = sign * (ours - row.published) >= -row.within
-    elif row.at_least is not None:
-        goal = f"above {row.at_least:g}, with its interval" if found.difference else f"at least {row.at_least:g}"
-        # A difference has to be told from that number: its whole interval lies above.
-        reached = ours - half > row.at_least if found.difference else ours >= row.at_least
-    elif row.at_most is not None:
-        goal = f"at most {row.at_most:g}"
-        reached = ours <= row.at_most
-    elif row.published is not None:
-        goal = "published, inside its interval" if row.interval is not None else "published, within our interval"
-        reached = sign * (ours - row.published) >= -(half if row.interval is None else row.interval)
-    return Outcome(
+    one = Outcome(
         setting=row.setting,
         published=row.published,
         interval=row.interval,
@@ -281,11 +261,39 @@ def judge(row: Row, found: Measured, untrained: Measured | None) -> Outcome:
         half_width=half,
         tasks=found.interval.n,
         metric=found.metric,
-        goal=goal,
-        reached=reached,
+        goal="",
+        reached=None,
         transductive=found.transductive,
         untrained=None if untrained is None else untrained.percent[0],
     )
+    return judged(row, one)
+
+
+def judged(row: Row, one: Outcome) -> Outcome:
+    """An outcome with the goal and the verdict of its row, whatever they were when it was measured."""
+    ours, half = one.ours, one.half_width or 0.0
+    difference = row.measure in ("unlabelled", "against")  # more is better
+    sign = -1 if one.metric in LOWER_IS_BETTER and not difference else 1
+    goal, reached = "", None
+    if not row.judged:
+        pass
+    elif row.above_untrained is not None and one.untrained is not None:
+        goal = f"{row.above_untrained:g} points above untrained ({one.untrained:.1f})"
+        reached = sign * (ours - one.untrained) >= row.above_untrained
+    elif row.within is not None and row.published is not None:
+        goal = f"within {row.within:g} points"
+        reached = sign * (ours - row.published) >= -row.within
+    elif row.at_least is not None:
+        goal = f"above {row.at_least:g}, with its interval" if difference else f"at least {row.at_least:g}"
+        # A difference has to be told from that number: its whole interval lies above.
+        reached = ours - half > row.at_least if difference else ours >= row.at_least
+    elif row.at_most is not None:
+        goal = f"at most {row.at_most:g}"
+        reached = ours <= row.at_most
+    elif row.published is not None:
+        goal = "published, inside its interval" if row.interval is not None else "published, within our interval"
+        reached = sign * (ours - row.published) >= -(half if row.interval is None else row.interval)
+    return replace(one, goal=goal, reached=reached)
 
 
 def _environment(device: torch.device) -> dict[str, Any]:

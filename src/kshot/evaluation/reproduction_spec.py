@@ -60,7 +60,7 @@ class Row(Section):
             where none is printed.
         judged: false where nothing is to be reached: a baseline's number, another setting's.
         profiles: in which ones it is measured.
-        reason: why it falls short, where that is known to be more than the budget.
+        reason: why it falls short in the `cpu` profile, where that is known to be more than the budget.
     """
 
     setting: str
@@ -135,7 +135,7 @@ class Specification(Section):
         rows = [row for row in self.rows if profile in row.profiles]
         if profile == "cpu":
             return rows
-        own = {"within": None, "at_least": None, "at_most": None, "above_untrained": None}
+        own = {"within": None, "at_least": None, "at_most": None, "above_untrained": None, "reason": ""}
         return [row if row.published is None else row.model_copy(update=own) for row in rows]
 
     def digest(self, profile: str, seed: int | None = None, *, rows: bool = True) -> str:

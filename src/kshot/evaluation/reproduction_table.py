@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kshot.evaluation.reproduction import Outcome, Result, read_result
+from kshot.evaluation.reproduction import Outcome, Result, judged, read_result
 from kshot.evaluation.reproduction_spec import Specification, load, names
 from kshot.metrics import LOWER_IS_BETTER
 
@@ -24,6 +25,9 @@ def entries(
         result = read_result(spec, profile, results, seed) if profile in spec.profiles else None
         if result is not None and result.digest != spec.digest(profile, seed):
             result = None
+        if result is not None:  # of these very rows, as the digest says
+            judgements = zip(spec.rows_of(profile), result.outcomes, strict=True)
+            result = replace(result, outcomes=[judged(row, one) for row, one in judgements])
         found.append((spec, result))
     return found
 
@@ -62,7 +66,6 @@ def shortfalls(found: list[tuple[Specification, Result | None]]) -> list[str]:
     for spec, result in found:
         if result is None:
             continue
-        # A result is of these very rows, or `entries` had not taken it.
         for row, one in zip(spec.rows_of(result.profile), result.outcomes, strict=True):
             if one.reached is False:
                 lines.append(f"{spec.title}, {one.setting}: {row.reason or _budgets(result, spec)}")
@@ -80,9 +83,10 @@ def spent(found: list[tuple[Specification, Result | None]]) -> str:
 
 
 def differences(found: list[tuple[Specification, Result | None]]) -> list[str]:
-    """Where the published numbers are printed, and what is not as there, beside the budgets."""
+    """Where the published numbers are printed, and what is known not to be as there, beside the budgets."""
     return [
-        f"{spec.title} ({spec.name}{'' if spec.paper == '-' else f', {spec.paper}'}): {spec.differs or 'nothing else'}"
+        f"{spec.title} ({spec.name}{'' if spec.paper == '-' else f', {spec.paper}'})"
+        + (f": {spec.differs}" if spec.differs else "")
         for spec, _ in found
     ]
 
