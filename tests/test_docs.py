@@ -137,6 +137,7 @@ def test_the_shell_lines_of_the_readme(tmp_path: Path, monkeypatch: pytest.Monke
     asked = ["train", "evaluate", "adapt", "predict", "compare", "reproduce", "reproduce"]
     assert [line.split()[1] for line in lines] == asked
     shorter = SMALLER | {
+        "evaluate runs/mine": "evaluate runs/mine --tasks 20",  # 1,000, beside the baselines, are a minute and a half
         "--budget 2m": "--budget 0.2 --tasks 4 --learner protonet",
         "reproduce omniglot-protonet": "reproduce",  # Omniglot and ten minutes: here it says what there is
     }
