@@ -17,7 +17,7 @@ from kshot.evaluation import by_instance
 from kshot.evaluation import reproduction_table as tables
 from kshot.evaluation.evaluate import check_options
 from kshot.evaluation.measures import Measured, measure
-from kshot.evaluation.reproduction import judge, read_result, reproduce, run_folder
+from kshot.evaluation.reproduction import judge, read_result, reproduce, run_folder, trained
 from kshot.evaluation.reproduction_spec import Row, load, names, parse
 from kshot.metrics import Interval
 from kshot.training.config import build_learner, build_source
@@ -320,6 +320,37 @@ def test_a_reproduction_may_train_on_what_another_one_learned(spec, monkeypatch)
     row = tables.rows([(clustered, result)], "cpu")[0]
     assert any(f"{before / 60:.1f} + {result.training['seconds'] / 60:.1f} min, 2 x" in cell for cell in row)
     assert result.training["environment"] == result.environment
+
+
+def test_a_reproduction_may_be_of_the_network_that_another_one_trains(spec, monkeypatch):
+    content = json.loads(json.dumps(SPEC))
+    content |= {"like": "mine", "title": "Another"}
+    content["config"]["learner"] = {"name": "protonet", "symmetric": True}
+    alike = parse(content, "alike")
+    monkeypatch.setattr("kshot.evaluation.reproduction.load", lambda _: spec)
+    monkeypatch.setattr("kshot.evaluation.reproduction_spec.load", lambda _: spec)
+    own = reproduce(spec, out="runs", results="kept", say=lambda _: None)
+    result = reproduce(alike, out="runs", results="kept", say=lambda _: None)
+    assert not list(Path("runs").glob("alike-*")), "nothing is trained again"
+    quiet = {"out": "runs", "say": lambda _: None}
+    weights = [trained(one, "cpu", None, **quiet)[0].state_dict() for one in (spec, alike)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0] | weights[1])
+    assert result.outcomes[0].ours == pytest.approx(own.outcomes[0].ours, abs=2)  # a near tie may go either way
+    assert (result.training["seconds"], result.training["before"]) == (0.0, own.training["seconds"])
+    assert result.training["steps"] == own.training["steps"]
+    assert Path("kept/alike.cpu.metrics.jsonl").read_text() == Path("kept/mine.cpu.metrics.jsonl").read_text()
+    digest = alike.digest("cpu")
+    spec.config["training"]["steps"] = 5
+    assert alike.digest("cpu") != digest, "it is of another network then"
+
+
+@pytest.mark.parametrize("name", [name for name in names() if load(name).like is not None])
+def test_what_is_like_another_trains_the_same(name):
+    spec = load(name)
+    for profile in spec.profiles:
+        own, other = (one.run_config(profile).to_dict() for one in (spec, load(spec.like)))
+        assert own.pop("learner") != other.pop("learner")
+        assert own == other
 
 
 def test_a_row_may_predict_with_the_other_norm(spec):

@@ -173,7 +173,7 @@ def reproduce(
     stem = result_stem(spec, profile, seed)
     folder = Path(results)
     folder.mkdir(parents=True, exist_ok=True)
-    metrics = run_folder(spec, profile, seed, out) / "metrics.jsonl"
+    metrics = run_folder(spec if spec.like is None else load(spec.like), profile, seed, out) / "metrics.jsonl"
     if metrics.is_file():
         result.log = f"{stem}.metrics.jsonl"
         shutil.copyfile(metrics, folder / result.log)
@@ -192,6 +192,14 @@ def trained(
     say: Say = print,
 ) -> tuple[Learner, TaskSource, dict[str, Any]]:
     """The learner of a reproduction, trained now where it is not yet; its tasks; and what the training took."""
+    if spec.like is not None:
+        other = load(spec.like)
+        like, _, took = trained(other, profile, seed, out=out, data_dir=data_dir, device=device, say=say)
+        config = spec.run_config(profile, seed)
+        source = build_source(config, data_dir)
+        learner = _untrained(config, source, like)
+        learner.load_state_dict(like.state_dict())
+        return learner, source, {**took, "seconds": 0.0, "before": took["seconds"] + took.get("before", 0.0)}
     folders, before = {}, 0.0
     for name in spec.uses.values():
         other = load(name)

@@ -96,6 +96,8 @@ class Specification(Section):
         profiles: of each budget, the keys of the configuration that it changes, `training.steps` say.
         rows: the numbers.
         uses: keys of the configuration that are the run folder of another reproduction, which is trained first.
+        like: another reproduction that trains the very same network: it is trained once, selected by that learner, and
+            its weights are taken.
     """
 
     name: str
@@ -107,6 +109,7 @@ class Specification(Section):
     profiles: dict[Profile, Options]
     rows: list[Row]
     uses: dict[str, str] = Field(default_factory=dict)
+    like: str | None = None
 
     def run_config(self, profile: str, seed: int | None = None, folders: Mapping[str, str] | None = None) -> RunConfig:
         """The configuration of a profile, with another seed where one is given.
@@ -141,7 +144,7 @@ class Specification(Section):
     def digest(self, profile: str, seed: int | None = None, *, rows: bool = True) -> str:
         """Of what decides the result: the run and what is measured; without `rows`, of the run alone."""
         content: list[Any] = [self.run_config(profile, seed).to_dict()]
-        others = list(self.uses.values())
+        others = [*self.uses.values(), *([] if self.like is None else [self.like])]
         if rows:
             content += [row.model_dump(exclude={"reason"}) for row in self.rows_of(profile)]
             others += [row.against for row in self.rows_of(profile) if row.against is not None]
