@@ -6,10 +6,11 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from kshot.engine.fits import Limits
 from kshot.episodes import Examples, Input
 
 
-class Hooks(Protocol):
+class Hooks(Limits, Protocol):
     """The author's side of the protocol, one task at a time (see `kshot.Learner`)."""
 
     training: bool
@@ -19,16 +20,6 @@ class Hooks(Protocol):
     semi_supervised: bool
     modes: tuple[str, ...]
     outputs: Any
-    max_support: int | None
-
-    @property
-    def kind(self) -> str: ...
-
-    @property
-    def way(self) -> int | None: ...
-
-    @property
-    def target_size(self) -> int | None: ...
 
     def features(self, x: Any) -> Any: ...
 
