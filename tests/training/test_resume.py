@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ import kshot
 from kshot.artifacts import load_tensors
 from kshot.errors import ConfigError, RunError
 from kshot.training import Callback
+from kshot.training.interrupts import Interrupts
 
 CLOCK = ("seconds", "tasks_per_second")
 
@@ -92,6 +94,29 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path: Path, number: signal.Sign
     assert same(resumed, straight)
     assert_same_run(out, tmp_path / "straight")
     assert [row["step"] for row in result.history] == list(range(1, 13))
+
+
+def test_ctrl_c_in_the_middle_of_a_line(capfd: Any) -> None:
+    """The stream that the message would go to is being written when the signal comes."""
+
+    class Interrupting(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: Any) -> int:
+            signal.raise_signal(signal.SIGINT)
+            return len(data)
+
+    stream = io.BufferedWriter(Interrupting())
+
+    def say(message: str) -> None:
+        stream.write(message.encode())
+        stream.flush()
+
+    with Interrupts(say) as interrupts:
+        say("step 1")
+    assert interrupts.asked
+    assert capfd.readouterr().err == "SIGINT: finishing this step, then saving. Once more to stop at once.\n"
 
 
 def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
@@ -40,4 +43,9 @@ class Interrupts:
         if self.asked:
             raise KeyboardInterrupt("stopped at once; the last checkpoint is intact")
         self.asked = True
-        self._say(f"{signal.Signals(number).name}: finishing this step, then saving. Once more to stop at once.")
+        message = f"{signal.Signals(number).name}: finishing this step, then saving. Once more to stop at once."
+        try:
+            self._say(message)
+        except RuntimeError:  # it came in the middle of a write to the same stream, which cannot be entered twice
+            with contextlib.suppress(OSError, ValueError, AttributeError):  # without a stderr the signal still counts
+                os.write(sys.__stderr__.fileno(), f"{message}\n".encode())  # type: ignore[union-attr]
