@@ -7,6 +7,7 @@ and classes that are already imported, never by importing what a file names.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 from typing import Any
@@ -35,8 +36,10 @@ class Captured(type):
         cls.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        instance = super().__call__(*args, **kwargs)
         signature = cls.__signature__
+        with contextlib.suppress(TypeError):  # too few, too many or unknown ones: the constructor itself says so
+            cls.check_arguments(dict(signature.bind(*args, **kwargs).arguments))  # type: ignore[attr-defined]
+        instance = super().__call__(*args, **kwargs)
         arguments = dict(signature.bind(*args, **kwargs).arguments)
         for name, parameter in signature.parameters.items():
             if parameter.kind is parameter.VAR_KEYWORD:
@@ -55,6 +58,10 @@ class CapturedModule(nn.Module, metaclass=Captured):
     """An `nn.Module` whose constructor arguments are captured in `config`."""
 
     _arguments: dict[str, Any]
+
+    @classmethod
+    def check_arguments(cls, arguments: dict[str, Any]) -> None:
+        """Raises an error of kshot's own for constructor arguments that make no sense, before anything is made."""
 
     @property
     def config(self) -> dict[str, Any]:

@@ -43,7 +43,9 @@ def test_what_there_is(kshot: Kshot) -> None:
 
 @pytest.mark.usefixtures("only_mine")
 def test_all_and_the_table(kshot: Kshot) -> None:
-    assert "not run" in kshot("reproduce", "--table").stdout
+    empty = kshot("reproduce", "--table").stdout
+    assert "not run" in empty
+    assert f"there are no results in {Path.cwd() / 'reproductions'}: give their folder with --results" in empty
     said = kshot("reproduce", "--all").stdout
     assert "mine: 2 steps" in said
     assert "short: ProtoNet, 3-way: trained" in said
@@ -66,7 +68,19 @@ def test_all_and_the_table(kshot: Kshot) -> None:
         (["omniglot-protonet", "--table"], "a name, --all and --table are three different things"),
         (["--all", "--tasks", "9"], "--tasks is to try out one reproduction, of which nothing is kept: give its name"),
         (["--table", "--profile", "gpu"], "expected --profile cpu or full, got 'gpu'"),
+        (["--table", "--results", "a_file"], "expected a folder for --results, got a_file, a file"),
+        (["omniglot-protonet", "--results", "a_file"], "expected a folder for --results, got a_file, a file"),
     ],
 )
 def test_what_makes_no_sense(kshot: Kshot, arguments: list[str], message: str) -> None:
+    Path("a_file").write_text("")
     assert message in kshot("reproduce", *arguments, code=2).stderr
+
+
+@pytest.mark.usefixtures("only_mine")
+def test_results_that_cannot_be_written_are_refused_before_any_training(kshot: Kshot) -> None:
+    Path("a_file").write_text("")
+    refused = kshot("reproduce", "mine", "--results", "a_file/in_it", code=1)
+    assert "a_file/in_it/.place cannot be written" in refused.stderr
+    assert "mine: 2 steps" not in refused.stdout
+    assert not Path("runs").exists()

@@ -119,7 +119,7 @@ def test_accuracy_by_instance(kshot: Kshot, images: Path, trained: Path) -> None
     seen = kshot("evaluate", "lstm", *asked, "--allow-seen", "--data", images, "--json")
     assert len(json.loads(seen.stdout)["by_instance"]) == 2
     longest = kshot("evaluate", "lstm", "--tasks", 5, "--shot", 3, code=1).stderr
-    assert "this LSTMLearner was made for at most 4 support examples, the tasks of test have 6" in longest
+    assert "this LSTMLearner was made or trained for at most 4 support examples, the tasks of test have 6" in longest
 
 
 def test_one_training_with_and_without_the_queries_statistics(kshot: Kshot, images: Path, trained: Path) -> None:
@@ -230,6 +230,8 @@ def test_control_c_saves_and_says_how_to_resume(images: Path) -> None:
         ((), 2, "expected a configuration, or --data"),
         (("quickstrat",), 2, "Did you mean 'quickstart'?"),
         (("--data", "omniglt"), 1, "there is no dataset called 'omniglt'. Did you mean 'omniglot'?"),
+        (("--data", "sinusoid"), 1, "Did you mean 'sinusoids'?"),
+        (("--data", "functions"), 1, "Tasks are generated of sinusoids, lines, "),
         (("--data", "none/here"), 1, "there is no file or folder none/here"),
         (("--data", "digits", "--learner", "protone"), 2, "unknown learner 'protone'. Did you mean 'protonet'?"),
         (("--data", "glyphs", "--set", "training.stpes=3"), 2, "unknown key training.stpes. Did you mean 'steps'?"),

@@ -355,6 +355,14 @@ def test_what_is_said(comparison: tuple[Comparison, Path]):
         assert points == [
             pytest.approx([c, 100 * one.interval.mean]) for c, one in zip(costs, found.results, strict=True)
         ]
+    many = figure(
+        replace(found, results=[replace(found.results[0], label=f"InContextTransformer {i}") for i in range(31)])
+    )
+    many.draw_without_rendering()
+    [legend] = many.legends
+    box, page = legend.get_window_extent(), many.bbox
+    assert len(legend.get_texts()) == 31
+    assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= page.width and box.y1 <= page.height
     marked = Comparison([replace(found.results[0], transductive=True)])
     assert f"{found.results[0].label} (transductive)" in str(marked)
     assert "not comparable with inductive numbers" in str(marked)

@@ -153,7 +153,7 @@ def test_who_reads_in_order_refuses_more_than_it_was_trained_for(cls):
     trained = build_learner(config, source)
     assert trained.max_support == 10
     made = cls(models.MLP(8, hidden=(16,)), way=5, max_support=10)
-    message = f"this {cls.__name__} was made for at most 10 support examples, the support set has 11: make it"
+    message = f"this {cls.__name__} was made or trained for at most 10 support examples, the support set has 11: give"
     with pytest.raises(UnsupportedError, match=message):
         kshot.adapt(made, (torch.randn(11, 8), [i % 5 for i in range(11)]))
     left_open = cls(models.MLP(8, hidden=(16,)), way=5)
@@ -169,8 +169,8 @@ def test_snail_says_how_much_support_it_was_made_for(labels):
     """Fewer classes than its head has leave room, and room is padding: its examples are counted all the same."""
     x, y = torch.randn(11, 8), (list(labels) * 4)[:11]
     message = (
-        "this SNAIL was made for at most 10 support examples, the support set has 11: make it with max_support=11, "
-        r"give fewer examples, or use a learner without such a limit \(InContextTransformer\)"
+        "this SNAIL was made or trained for at most 10 support examples, the support set has 11: give fewer, train one "
+        r"with max_support=11 on tasks as long, or use a learner without such a limit \(InContextTransformer\)"
     )
     with pytest.raises(UnsupportedError, match=message):
         kshot.adapt(snail_of_ten(), (x, y))
@@ -182,7 +182,7 @@ def test_snail_counts_the_real_examples_of_a_padded_support():
     eleven = torch.arange(16) % 3 > 0
     eleven[0] = True
     with pytest.raises(
-        UnsupportedError, match="at most 10 support examples, the support set has 11: make it with max_support=11"
+        UnsupportedError, match="at most 10 support examples, the support set has 11: give fewer, train one with max_s"
     ):
         kshot.adapt(learner, kshot.Examples(x, y * eleven, eleven, classes))
     ten = eleven & (torch.arange(16) > 0)
@@ -306,7 +306,10 @@ def test_classes_with_a_regressor_and_targets_of_another_width_are_refused(name)
     learner = getattr(kshot, name).tiny("regression")
     with pytest.raises(UnsupportedError, match=f"this {name} predicts values, got 'a'. For classes use a classifier"):
         kshot.adapt(learner, (torch.randn(4, 1), list("abab")))
-    message = f"this {name} predicts 1 value for an example, %s targets of 2: make it with out_features=2, or give"
+    message = (
+        rf"this {name} predicts 1 value for an example, %s targets of 2: make it \(or its network, where that gives "
+        r"the values\) with out_features=2, or give"
+    )
     for given in ((torch.randn(4, 1), torch.randn(4, 2)), kshot.Examples.of(torch.randn(4, 1), torch.randn(4, 2))):
         with pytest.raises(UnsupportedError, match=message % "the support set has"):
             kshot.adapt(learner, given)

@@ -109,11 +109,13 @@ def test_a_learner_of_sequences_takes_no_labels() -> None:
 @pytest.mark.parametrize("cls", [kshot.LSTMLearner, kshot.MANN, kshot.SNAIL])
 def test_episodes_of_more_support_than_a_learner_was_made_for_are_refused(cls: Any) -> None:
     learner = cls(models.MLP(8, hidden=(8,)), way=5, max_support=4)
-    with pytest.raises(UnsupportedError, match=f"this {cls.__name__} was made for at most 4 support examples, these"):
+    with pytest.raises(
+        UnsupportedError, match=f"this {cls.__name__} was made or trained for at most 4 support examples, these"
+    ):
         learner(testing.gaussian_episodes(2))
 
 
-@pytest.mark.parametrize("cls", [kshot.LSTMLearner, kshot.MANN])
+@pytest.mark.parametrize("cls", [kshot.LSTMLearner, kshot.MANN, kshot.SNAIL])
 def test_who_reads_in_order_refuses_more_than_a_trainer_showed_it(cls: Any, tmp_path: Any) -> None:
     source = kshot.tasks.load("glyphs", way=3, shot=1, query=1, val={"shot": 1}, test={"shot": 2})
     torch.manual_seed(0)
@@ -122,14 +124,14 @@ def test_who_reads_in_order_refuses_more_than_a_trainer_showed_it(cls: Any, tmp_
         learner, source, steps=1, meta_batch=1, val_tasks=2, mode="loop", progress=False, out=tmp_path / "run"
     )
     trainer.fit()
-    message = f"this {cls.__name__} was made for at most 3 support examples"
+    message = f"this {cls.__name__} was made or trained for at most 3 support examples"
     for trained in (learner, from_pretrained(tmp_path / "run")):
         assert trained.max_support == 3
         with pytest.raises(UnsupportedError, match=message):
             kshot.adapt(trained, source.test.sample(1, seed=0)[0].support)
 
 
-@pytest.mark.parametrize("cls", [kshot.LSTMLearner, kshot.MANN])
+@pytest.mark.parametrize("cls", [kshot.LSTMLearner, kshot.MANN, kshot.SNAIL])
 def test_a_training_that_is_refused_leaves_a_learner_as_it_was(cls: Any) -> None:
     """What a longer training shows it counts, too; what was asked for in so many words stays."""
     short = kshot.tasks.load("glyphs", way=3, shot=1, query=1, train={"shot": 1}, val={"shot": 2})
@@ -140,14 +142,18 @@ def test_a_training_that_is_refused_leaves_a_learner_as_it_was(cls: Any) -> None
     def fit(source: Any) -> None:
         kshot.Trainer(learner, source, steps=1, meta_batch=1, val_tasks=2, mode="loop", progress=False).fit()
 
-    with pytest.raises(UnsupportedError, match="was made for at most 3 support examples, the tasks of val have 6"):
+    with pytest.raises(
+        UnsupportedError, match="was made or trained for at most 3 support examples, the tasks of val have 6"
+    ):
         fit(short)
-    assert learner.max_support is None
+    assert learner.max_support == (25 if cls is kshot.SNAIL else None)
     for shot, longest in ((1, 3), (2, 6), (1, 6)):
         fit(even[shot])
         assert learner.max_support == longest
     learner = cls(models.Conv4(channels=4), way=3, max_support=3)
-    with pytest.raises(UnsupportedError, match="was made for at most 3 support examples, the tasks of train have 6"):
+    with pytest.raises(
+        UnsupportedError, match="was made or trained for at most 3 support examples, the tasks of train have 6"
+    ):
         fit(even[2])
 
 
@@ -168,3 +174,40 @@ def test_what_is_amended_is_an_argument() -> None:
     assert "norm" not in learner.config["arguments"]
     with pytest.raises(TypeError, match="MAML has no argument 'nrom'"):
         learner.amend(nrom="batch")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"way": -1}, "expected at least 2 classes, got way=-1; way=None makes a regressor"),
+        ({"way": 0}, "got way=0"),
+        ({"way": 2.5}, "got way=2.5"),
+        ({"way": "5"}, "got way='5'"),
+        ({"way": True}, "got way=True"),
+        ({"way": 5, "inner_lr": float("nan")}, "expected inner_lr to be a finite step size of at least 0, got nan"),
+        ({"way": 5, "inner_lr": -0.1}, "of at least 0, got -0.1"),
+    ],
+)
+@pytest.mark.parametrize("cls", [kshot.MAML, kshot.ANIL, kshot.Reptile, kshot.ALFA])
+def test_what_is_no_number_of_classes_or_step_size_is_refused(
+    cls: Any, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UnsupportedError, match=message):
+        cls(models.MLP(8, hidden=(8,)), **arguments)
+
+
+def test_a_backbone_is_a_network() -> None:
+    for cls in (kshot.ProtoNet, kshot.MAML, kshot.SNAIL):
+        with pytest.raises(
+            UnsupportedError, match=f"expected the backbone of a {cls.__name__} to be a network such as"
+        ):
+            cls("conv4")
+    with pytest.raises(TypeError, match="unexpected keyword argument 'bakcbone'"):
+        kshot.ProtoNet(bakcbone=models.MLP(8))
+
+
+@pytest.mark.parametrize("steps", ["a", 2.5, True])
+def test_steps_are_a_whole_number(steps: Any) -> None:
+    learner = kshot.MAML(models.MLP(8, hidden=(8,)), way=2)
+    with pytest.raises(UnsupportedError, match=f"expected steps to be a whole number, got {steps!r}"):
+        kshot.adapt(learner, (torch.randn(2, 8), ["a", "b"]), steps=steps)

@@ -24,7 +24,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="A registered dataset 
 @app.command("list", epilog=examples("kshot data list", "kshot data list --json"))
 def list_(data_dir: DataDir = None, as_json: Json = False) -> None:
     """List the datasets, and whether each is there."""
-    from kshot import datasets
+    from kshot import datasets, tasks
 
     output = Output(as_json)
     found = [datasets.info(name, data_dir) for name in datasets.names()]
@@ -34,7 +34,9 @@ def list_(data_dir: DataDir = None, as_json: Json = False) -> None:
             [[d["name"], "yes" if d["available"] else "no", _short(str(d["description"]))] for d in found],
         )
         output.say(f"Local copies lie in {datasets.resolve_data_dir(data_dir)}. Get one with: kshot data get NAME")
-        output.say("--data also takes the path of a folder (a subfolder per class), a zip of one, or a CSV.")
+        output.say("--data also takes the path of a folder (a subfolder per class), a zip of one, or a CSV;")
+        output.say(f"and tasks that are generated: {', '.join(tasks.FAMILIES)} (functions);")
+        output.say(f"{', '.join(tasks.SEQUENCES)} (sequences).")
     output.result(found)
 
 

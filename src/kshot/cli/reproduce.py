@@ -48,6 +48,7 @@ def command(
     """Reproduce a published number: train a committed configuration, measure it, and say whether it is reached."""
     output = Output(as_json)
     with output.alone():
+        from kshot.artifacts import check_place
         from kshot.evaluation import reproduction_table as tables
         from kshot.evaluation.reproduction import reproduce
         from kshot.evaluation.reproduction_spec import load, names
@@ -62,6 +63,12 @@ def command(
             output.table(["name", "what", "paper"], [[n, load(n).title, load(n).paper] for n in names()])
             output.result([{"name": n, "title": load(n).title, "paper": load(n).paper} for n in names()])
             return
+        if results.exists() and not results.is_dir():
+            raise ConfigError(f"expected a folder for --results, got {results}, a file")
+        if table and not results.is_dir():
+            output.say(f"there are no results in {results.absolute()}: give their folder with --results")
+        if not table and tasks is None:
+            check_place(results / ".place")  # before hours of training, not after
         wanted = [name] if name is not None else []
         if everything:
             known = tables.entries(results, profile, seed=seed)
@@ -71,7 +78,7 @@ def command(
         flags = "".join(f" --{flag} {value}" for flag, value in said.items() if value is not None)
         failed = []
         for one in wanted:
-            context.meta[RESUME] = f"kshot reproduce {'--all' if everything else one}{flags}"
+            context.meta[RESUME] = f"kshot reproduce {'--all' if everything else one}{flags} (which measures, too)"
             try:
                 result = reproduce(
                     one,

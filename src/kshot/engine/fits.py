@@ -72,8 +72,9 @@ def check_support_size(learner: Limits, n: int, what: str = "the support set has
     limit = learner.max_support if limit is None else limit
     if limit is not None and n > limit:
         raise UnsupportedError(
-            f"this {_name(learner)} was made for at most {limit} support examples, {what} {n}: make it with "
-            f"max_support={n}, give fewer examples, or use a learner without such a limit (InContextTransformer)"
+            f"this {_name(learner)} was made or trained for at most {limit} support examples, {what} {n}: give fewer, "
+            f"train one with max_support={n} on tasks as long, or use a learner without such a limit "
+            "(InContextTransformer)"
         )
 
 
@@ -83,7 +84,8 @@ def check_target_size(learner: Limits, width: int, what: str = "the support set 
     if learner.kind == "regression" and own is not None and width != own:
         raise UnsupportedError(
             f"this {_name(learner)} predicts {own} value{'s' if own > 1 else ''} for an example, {what} targets of "
-            f"{width}: make it with out_features={width}, or give targets of {own}"
+            f"{width}: make it (or its network, where that gives the values) with out_features={width}, or give "
+            f"targets of {own}"
         )
 
 

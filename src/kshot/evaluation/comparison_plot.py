@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
     from kshot.evaluation.comparison import Compared, Comparison
 
-STYLES = ("-", "--", ":")
+LEGEND_ROWS = 24
+"""As many as fit beside the axes."""
+
+STYLES = ("-", "--", ":", "-.")
 COLOURS = ("#1f5fa8", "#c8641e", "#4c8c4a", "#8a5aa8", "#8c8c8c", "#b03a48", "#2a9d9d", "#b08a00", "#555555")
 
 
@@ -29,7 +32,8 @@ def figure(comparison: Comparison) -> Figure:
     """Validations over seconds of training, test scores over an adaptation's time and over a step's memory."""
     from matplotlib.figure import Figure
 
-    made = Figure(figsize=(13, 4.2), dpi=120, layout="constrained")
+    columns = max(1, math.ceil(len(comparison.results) / LEGEND_ROWS))
+    made = Figure(figsize=(10.9 + 2.1 * columns, 4.2), dpi=120, layout="constrained")
     training, adapting, memory = made.subplots(1, 3)
     for axes in (training, adapting, memory):
         for side in ("top", "right"):
@@ -56,7 +60,8 @@ def figure(comparison: Comparison) -> Figure:
     if comparison.metric != "accuracy":
         for axes in (training, adapting, memory):
             _logarithmic(axes, "y")  # errors differ by factors
-    made.legend(*training.get_legend_handles_labels(), loc="outside right upper", fontsize=7, frameon=False)
+    handles = training.get_legend_handles_labels()
+    made.legend(*handles, loc="outside right upper", ncols=columns, fontsize=7, frameon=False)
     return made
 
 

@@ -278,14 +278,12 @@ def judge(row: Row, found: Measured, untrained: Measured | None) -> Outcome:
 
 
 def judged(row: Row, one: Outcome) -> Outcome:
-    """An outcome with the goal and the verdict of its row, whatever they were when it was measured."""
+    """An outcome beside what its row says by now, whatever that was when it was measured."""
     ours, half = one.ours, one.half_width or 0.0
     difference = row.measure in ("unlabelled", "against")  # more is better
     sign = -1 if one.metric in LOWER_IS_BETTER and not difference else 1
     goal, reached = "", None
-    if not row.judged:
-        pass
-    elif row.above_untrained is not None and one.untrained is not None:
+    if row.above_untrained is not None and one.untrained is not None:
         goal = f"{row.above_untrained:g} points above untrained ({one.untrained:.1f})"
         reached = sign * (ours - one.untrained) >= row.above_untrained
     elif row.within is not None and row.published is not None:
@@ -301,7 +299,7 @@ def judged(row: Row, one: Outcome) -> Outcome:
     elif row.published is not None:
         goal = "published, inside its interval" if row.interval is not None else "published, within our interval"
         reached = sign * (ours - row.published) >= -(half if row.interval is None else row.interval)
-    return replace(one, goal=goal, reached=reached)
+    return replace(one, published=row.published, interval=row.interval, goal=goal, reached=reached)
 
 
 def _environment(device: torch.device) -> dict[str, Any]:

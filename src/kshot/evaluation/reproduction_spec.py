@@ -58,7 +58,6 @@ class Row(Section):
             the published number, a number, or so many points above the same learner untrained. Without any of them,
             and in the `full` profile wherever there is one: the published number, inside its interval, or within ours
             where none is printed.
-        judged: false where nothing is to be reached: a baseline's number, another setting's.
         profiles: in which ones it is measured.
         reason: why it falls short in the `cpu` profile, where that is known to be more than the budget.
     """
@@ -74,13 +73,16 @@ class Row(Section):
     instance: int = 1
     against: str | None = None
     metric: Literal["score", "nll"] = "score"
-    judged: bool = True
     within: float | None = None
     at_least: float | None = None
     at_most: float | None = None
     above_untrained: float | None = None
     profiles: tuple[Profile, ...] = ("cpu", "full")
     reason: str = ""
+
+
+_JUDGEMENT = {"published", "interval", "within", "at_least", "at_most", "reason"}
+"""Keys of a row that say what is made of its number, not how it is measured."""
 
 
 class Specification(Section):
@@ -146,7 +148,7 @@ class Specification(Section):
         content: list[Any] = [self.run_config(profile, seed).to_dict()]
         others = [*self.uses.values(), *([] if self.like is None else [self.like])]
         if rows:
-            content += [row.model_dump(exclude={"reason"}) for row in self.rows_of(profile)]
+            content += [row.model_dump(exclude=_JUDGEMENT) for row in self.rows_of(profile)]
             others += [row.against for row in self.rows_of(profile) if row.against is not None]
         content += [load(other).digest(profile, seed, rows=False) for other in others]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]

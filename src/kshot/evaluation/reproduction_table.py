@@ -11,6 +11,9 @@ from kshot.evaluation.reproduction import Outcome, Result, judged, read_result
 from kshot.evaluation.reproduction_spec import Specification, load, names
 from kshot.metrics import LOWER_IS_BETTER
 
+CPU_MINUTES = 10
+"""What the training of a `cpu` profile may take."""
+
 HEAD = ("learner", "setting", "published", "ours", "below it", "goal", "training", "transductive", "")
 
 
@@ -73,13 +76,16 @@ def shortfalls(found: list[tuple[Specification, Result | None]]) -> list[str]:
 
 
 def spent(found: list[tuple[Specification, Result | None]]) -> str:
-    """The training of all that was run, in minutes, and the measuring of those that say."""
+    """The training of all that was run and the measuring of those that say, in minutes."""
     run = [result for _, result in found if result is not None]
     seconds = [one.training["seconds"] for one in run]
     measured = [one.measuring for one in run if one.measuring is not None]
     longest = f", the longest {max(seconds) / 60:.1f}" if seconds else ""
-    more = f"; {sum(measured) / 60:.1f} of measuring for {len(measured)} of them" if measured else ""
-    return f"{sum(seconds) / 60:.0f} minutes of training for {len(run)} of {len(found)} reproductions{longest}{more}"
+    said = f"{sum(seconds) / 60:.0f} minutes of training for {len(run)} of {len(found)} reproductions{longest}"
+    if not measured:
+        return said
+    others = len(run) - len(measured)
+    return f"{said}; {sum(measured) / 60:.0f} of measuring" + (f" without {others} that say no time" if others else "")
 
 
 def differences(found: list[tuple[Specification, Result | None]]) -> list[str]:
@@ -151,7 +157,9 @@ def _budgets(result: Result, spec: Specification) -> str:
 
 def _training(result: Result) -> str:
     t = result.training
-    return f"{_minutes(result)} min, {t['steps']:,} x {t['meta_batch']}"
+    seconds = t["seconds"] + t.get("before", 0.0)
+    more = f" (over {CPU_MINUTES})" if result.profile == "cpu" and seconds > 60 * CPU_MINUTES else ""
+    return f"{_minutes(result)} min{more}, {t['steps']:,} x {t['meta_batch']}"
 
 
 def _minutes(result: Result) -> str:

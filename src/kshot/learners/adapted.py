@@ -7,6 +7,7 @@ import difflib
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -85,10 +86,25 @@ class AdaptedModel:
         return [self.labels[i] for i in self.probabilities(x).argmax(-1).tolist()]
 
     def save(self, path: str | Path) -> Path:
-        """Saves the task as one safetensors file, which `kshot.artifacts.load_adapted` and `kshot predict` read."""
+        """Saves the task as one safetensors file, which `AdaptedModel.load` and `kshot predict` read."""
         from kshot.artifacts import save_adapted
 
         return save_adapted(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path, run: str | Path | Learner | None = None) -> AdaptedModel:
+        """Loads a saved task, and the learner that it belongs to (see `kshot.artifacts.load_adapted`).
+
+        Args:
+            path: of the task.
+            run: the learner, or where it is, if it is not where it was.
+
+        Raises:
+            ArtifactError: no such task, or its learner is not there or another one.
+        """
+        from kshot.artifacts import load_adapted
+
+        return load_adapted(path, run=run)
 
 
 _locks: WeakKeyDictionary[Learner, threading.RLock] = WeakKeyDictionary()
@@ -139,6 +155,9 @@ def adapt(
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"Did you mean {near[0]!r}?" if near else f"It takes: {', '.join(known) or 'no options'}."
             raise UnsupportedError(f"{type(learner).__name__}.adapt takes no option {name!r}. {hint}")
+    steps = options.get("steps")
+    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, Integral)):
+        raise UnsupportedError(f"expected steps to be a whole number, got {steps!r}")
     examples, labels = prepare_support(learner, support)
     examples = replace(examples, unlabeled=prepare_unlabeled(learner, examples, unlabeled))
     with torch.no_grad(), _alone(learner):

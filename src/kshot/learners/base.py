@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 from collections.abc import Iterator, Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -85,6 +87,27 @@ class Learner(CapturedModule):
         self.transform: Transform | None = None
         self.provenance: dict[str, Any] = {}
         self._modes: dict[Any, str] = {}
+
+    @classmethod
+    def check_arguments(cls, arguments: dict[str, Any]) -> None:
+        """What the names of constructor arguments stand for in every learner that has them.
+
+        Raises:
+            UnsupportedError: a `backbone` that is no module, a `way` that is no number of classes, an `inner_lr` that
+                is none.
+        """
+        backbone, way, lr = (arguments.get(name) for name in ("backbone", "way", "inner_lr"))
+        if "backbone" in arguments and not isinstance(backbone, nn.Module):
+            raise UnsupportedError(
+                f"expected the backbone of a {cls.__name__} to be a network such as kshot.models.Conv4(in_channels=1), "
+                f"got {backbone!r}"
+            )
+        if way is not None and (isinstance(way, bool) or not isinstance(way, Integral) or way < 2):
+            raise UnsupportedError(
+                f"expected at least 2 classes, got way={way!r}; way=None makes a regressor, where there can be one"
+            )
+        if lr is not None and (isinstance(lr, str) or not math.isfinite(lr) or lr < 0):
+            raise UnsupportedError(f"expected inner_lr to be a finite step size of at least 0, got {lr!r}")
 
     # ---------------------------------------------------------------- the author's side
 

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from kshot.episodes import Examples, first_tensor
-from kshot.errors import UnsupportedError
 from kshot.functional import one_hot
 from kshot.learners.base import Learner
 
@@ -22,9 +21,6 @@ class ContextLearner(Learner):
 
     Attributes:
         labels: entries of a label.
-
-    Raises:
-        UnsupportedError: a single class.
     """
 
     abstract: ClassVar[bool] = True
@@ -32,8 +28,6 @@ class ContextLearner(Learner):
 
     def __init__(self, backbone: nn.Module, way: int | None, out_features: int) -> None:
         super().__init__()
-        if way is not None and way < 2:
-            raise UnsupportedError(f"expected at least 2 classes, got way={way}; way=None makes a regressor")
         self.backbone, self._way = backbone, way
         self.outputs = "values" if way is None else "logits"
         self.labels = out_features if way is None else way

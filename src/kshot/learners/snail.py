@@ -28,14 +28,15 @@ class SNAIL(ContextLearner):
     Args:
         backbone: features of an example, `[n, *shape] -> [n, d]`.
         way: classes (the most that a task may have); None for regression.
-        max_support: the longest support, way times shot; the dilations reach that far.
+        max_support: the longest support that it takes, way times shot; None: the longest that a Trainer has shown it.
         filters: of a dense block; 128 in the paper.
         sizes: of keys and values of the three attention blocks.
         out_features: values of a target, for regression.
+        reach: how long a support the dilations are made for; None: `max_support`, or 25.
 
     Raises:
-        UnsupportedError: a single class, no support at all; in `adapt`, a longer one than `max_support`, not counting
-            what is padding.
+        UnsupportedError: a single class, no support at all, one longer than the dilations reach; in `adapt`, a longer
+            one than `max_support`, not counting what is padding.
     """
 
     support_order_matters = True
@@ -44,28 +45,41 @@ class SNAIL(ContextLearner):
         self,
         backbone: nn.Module,
         way: int | None = None,
-        max_support: int = 25,
+        max_support: int | None = None,
         filters: int = 128,
         sizes: tuple[tuple[int, int], tuple[int, int], tuple[int, int]] = ((64, 32), (256, 128), (512, 256)),
         out_features: int = 1,
+        reach: int | None = None,
     ) -> None:
         super().__init__(backbone, way, out_features)
-        if max_support < 1 or not sizes:
+        self.reach = reach or (25 if max_support is None else max_support)
+        if (max_support is not None and max_support < 1) or not sizes:
             raise UnsupportedError(
                 f"expected a max_support of at least 1 example and an attention block, got {max_support} and {sizes!r}"
             )
-        self.max_support = max_support
+        if self.reach < (max_support or 1):
+            raise UnsupportedError(f"expected dilations that reach the whole support, {max_support}, got {self.reach}")
+        self.max_support = self.reach if max_support is None else max_support
+        self._limited, self._shown = max_support is not None, 0
         size = int(backbone.out_features) + self.labels  # type: ignore[arg-type]
         blocks: list[nn.Module] = []
         for i, (key, value) in enumerate(sizes):
             blocks.append(Attention(size, key, value))
             size += value
             if i < len(sizes) - 1:
-                for level in range(max(1, math.ceil(math.log2(max_support + 1)))):
+                for level in range(max(1, math.ceil(math.log2(self.reach + 1)))):
                     blocks.append(Dense(size, filters, 2**level))
                     size += filters
         self.blocks = nn.ModuleList(blocks)
         self.head = nn.Linear(size, self.labels)
+
+    def support_limit(self, trained_on: int) -> int | None:
+        return self.max_support if self._limited else min(max(trained_on, self._shown), self.reach)
+
+    def amend(self, **arguments: Any) -> None:
+        # A limit that a training sets changes nothing of what the dilations were made for.
+        super().amend(**{"reach": self.reach, **arguments})
+        self._shown = self.max_support or 0
 
     def adapt(self, support: Examples) -> dict[str, Any]:  # type: ignore[override]
         # How much of a padded one is real nobody knows here (`kshot.adapt` does): what runs has no such limit.

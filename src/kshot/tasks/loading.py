@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from kshot.datasets.dataset import Dataset
 from kshot.datasets.pool import Pool
 from kshot.datasets.splits import SPLITS
 from kshot.datasets.transform import Transform
-from kshot.errors import ConfigError, suggest
+from kshot.errors import ConfigError, DatasetNotFoundError, suggest
 from kshot.tasks.cactus import GROUPING, CactusTasks
 from kshot.tasks.embedding import describe
 from kshot.tasks.fewshot import FewShotTasks
@@ -159,7 +160,15 @@ def _classes(
     else:
         from kshot import datasets
 
-        known = datasets.find(name_or_path)[0].options
+        try:
+            known = datasets.find(name_or_path)[0].options
+        except DatasetNotFoundError as error:
+            generated = [*FAMILIES, *SEQUENCES]
+            near = get_close_matches(str(name_or_path), generated, n=1)
+            if not near and "Did you mean" in str(error):
+                raise
+            more = f"Did you mean {near[0]!r}?" if near else f"Tasks are generated of {', '.join(generated)}"
+            raise DatasetNotFoundError(f"{error}. {more}") from error
         _check_names(str(name_or_path), known, asked)
         if "at_least" in known:
             # Where classes are dealt out, each split gets as many as its tasks need.
