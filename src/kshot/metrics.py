@@ -180,6 +180,21 @@ def difference(a: Any, b: Any, confidence: float = 0.95) -> Interval:
     return Interval(gap, student_t(max(1, int(freedom)), confidence) * math.sqrt(u + v), n)
 
 
+def proportion(right: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The interval of a share of `n` independent trials (Wilson 1927): of use at few trials, and where all are right.
+
+    >>> [round(end, 3) for end in proportion(25, 25)]
+    [0.867, 1.0]
+    """
+    if not 0 <= right <= n or n < 1:
+        raise ConfigError(f"expected a number of successes in n >= 1 trials, got {right} of {n}")
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    share, square = right / n, z * z / n
+    centre = (share + square / 2) / (1 + square)
+    half = z / (1 + square) * math.sqrt(share * (1 - share) / n + square / (4 * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
 @lru_cache(maxsize=256)
 def student_t(freedom: int, confidence: float = 0.95) -> float:
     """The two-sided quantile of Student's t distribution: `|t|` stays below it with that probability.

@@ -13,11 +13,13 @@ from kshot.cli import (
     doctor,
     evaluate,
     init,
+    keys,
     pipeline,
     predict,
     quickstart,
     report,
     reproduce,
+    serve,
     train,
 )
 from kshot.cli.handling import Commands
@@ -43,10 +45,11 @@ app = typer.Typer(
     add_completion=False,
 )
 
-for module in (train, evaluate, compare, adapt, predict, report, reproduce, quickstart, doctor, init, pipeline):
+for module in (train, evaluate, compare, adapt, predict, serve, report, reproduce, quickstart, doctor, init, pipeline):
     name = module.__name__.rpartition(".")[2]
     app.command(name, epilog=module.EXAMPLES)(module.command)
 app.add_typer(data.app, name="data")
+app.add_typer(keys.app, name="keys")
 
 
 def _version(asked: bool) -> None:

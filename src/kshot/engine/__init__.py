@@ -5,11 +5,13 @@ from kshot.engine.auto import check_compiled, choose, losses_and_gradient
 from kshot.engine.features import FeatureCache, compute_features, featured, with_features
 from kshot.engine.inner import gradient_descent
 from kshot.engine.memory import peak_memory, tensor_bytes
+from kshot.engine.stacked import adapt_tasks, predict_tasks, stacked_mode
 from kshot.engine.tasks import MODES, compile_backend, map_tasks, predict_queries, task_losses
 
 __all__ = [
     "MODES",
     "FeatureCache",
+    "adapt_tasks",
     "check_compiled",
     "choose",
     "compile_backend",
@@ -20,6 +22,8 @@ __all__ = [
     "map_tasks",
     "peak_memory",
     "predict_queries",
+    "predict_tasks",
+    "stacked_mode",
     "task_losses",
     "tensor_bytes",
     "with_features",

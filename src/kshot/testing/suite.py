@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from kshot import artifacts, engine
-from kshot.episodes import Episodes, Examples, map_input
+from kshot.episodes import Episodes, Examples, Input, map_input
 from kshot.learners import AdaptedModel, Learner, adapt
 from kshot.randomness import seeded
 from kshot.testing.gradients import META_GRADIENT_CHECKS
@@ -135,6 +135,26 @@ def check_threads(factory: Factory, kind: str) -> None:
         assert torch.equal(value, before[name]), f"threads changed the learner's {name}"
 
 
+@torch.no_grad()
+def check_stacked(factory: Factory, kind: str) -> None:
+    """Tasks that are adapted together, and asked together, get what each gets alone: how a server runs them."""
+    learner = _make(factory).eval()
+    even = list(episodes_for(learner, kind, 3))
+    odd = [unpadded(task) for task in uneven(episodes_for(learner, kind, 3, seed=1))]
+    supports = [engine.featured(learner, task.support) for task in even]
+    supports += [engine.featured(learner, support.widen(learner.way)) for support, _ in odd]
+    queries = [engine.featured(learner, query).x for query in [task.query for task in even] + [q for _, q in odd]]
+    alone = [learner.adapt(support) for support in supports]
+    for state, together, x in zip(alone, engine.adapt_tasks(learner, supports), queries, strict=True):
+        expected, found = learner.predict(state, x), learner.predict(together, x)
+        # Hundreds of steps of an iterative solver add their rounding up (fine-tuning: 2e-5).
+        _close(found, expected, "a task that was adapted together with others predicts otherwise", atol=1e-4)
+    answers = engine.predict_tasks(learner, alone[:3], _stacked(queries[:3]))
+    for t in range(3):
+        expected = learner.predict(alone[t], queries[t])
+        _close(answers[t], expected, "a task that is asked together with others answers otherwise")
+
+
 def check_fewer_classes(factory: Factory, kind: str) -> None:
     """A task of fewer classes than the learner was built for gets probabilities of its own classes."""
     if kind != "classification":
@@ -238,12 +258,18 @@ def check_solves_toys(factory: Factory, kind: str) -> None:
     solve_toys(_make(factory), kind)
 
 
+def _stacked(inputs: list[Input]) -> Input:
+    if isinstance(inputs[0], dict):
+        return {name: torch.stack([x[name] for x in inputs]) for name in inputs[0]}  # type: ignore[index]
+    return torch.stack(inputs)  # type: ignore[arg-type]
+
+
 def _lead(t: Tensor) -> Tensor:
     return t[None]
 
 
-def _close(actual: Tensor, expected: Tensor, message: str) -> None:
-    torch.testing.assert_close(actual, expected, rtol=RTOL, atol=ATOL, msg=lambda text: f"{message}. {text}")
+def _close(actual: Tensor, expected: Tensor, message: str, atol: float = ATOL) -> None:
+    torch.testing.assert_close(actual, expected, rtol=RTOL, atol=atol, msg=lambda text: f"{message}. {text}")
 
 
 CHECKS: dict[str, Check] = {
@@ -253,6 +279,7 @@ CHECKS: dict[str, Check] = {
     "masks": check_masks,
     "no leak": check_no_leak,
     "threads": check_threads,
+    "stacked": check_stacked,
     "fewer classes": check_fewer_classes,
     "adapted": check_adapted,
     "transductive": check_transductive,

@@ -1,0 +1,134 @@
+"""`kshot keys`: who may ask a server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kshot.cli.handling import Group
+from kshot.cli.options import Json, examples
+from kshot.cli.output import Output
+from kshot.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
+    from kshot.serving.store.database import Database
+
+app = typer.Typer(
+    cls=Group,
+    help="Keys of a server's tenants: create, list, revoke.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    epilog=examples("kshot keys create acme", "kshot keys list", "kshot keys revoke key_0123456789abcdef01234567"),
+)
+
+Url = Annotated[
+    str | None,
+    typer.Option(
+        "--database",
+        envvar="KSHOT_SERVE_DATABASE",
+        help="The server's: sqlite:///kshot.db or postgresql://user@host/name.",
+        show_default=False,
+    ),
+]
+File = Annotated[Path | None, typer.Option("--settings", help="The server's settings file.", show_default=False)]
+
+
+@app.command(
+    "create", epilog=examples("kshot keys create acme", "kshot keys create acme --scope predict --name reader")
+)
+def create(
+    tenant: Annotated[str, typer.Argument(metavar="TENANT", help="Made where there is none of that name.")],
+    name: Annotated[str, typer.Option(help="What the key is for.")] = "",
+    scope: Annotated[
+        list[str] | None, typer.Option(help="predict, write, admin; once for each.", show_default="predict, write")
+    ] = None,
+    database: Url = None,
+    settings: File = None,
+    as_json: Json = False,
+) -> None:
+    """Create a key of a tenant, and print it: it is stored nowhere."""
+    from kshot.serving.store import access, journal
+
+    output = Output(as_json)
+    with _database(database, settings) as opened:
+
+        def change(connection: Connection) -> tuple[str, str]:
+            made = access.create_key(connection, tenant, name, scope or ("predict", "write"))
+            owner = access.find_tenant(connection, tenant)
+            journal.note(connection, "key.create", tenant=str(owner), key=made[0])
+            return made
+
+        id_, secret = opened.write(change).result()
+    output.say(f"{id_} of tenant {tenant}. Shown this once:")
+    output.say(secret)
+    output.result({"id": id_, "tenant": tenant, "key": secret})
+
+
+@app.command("list", epilog=examples("kshot keys list", "kshot keys list --tenant acme --json"))
+def list_(
+    tenant: Annotated[str | None, typer.Option(help="Of this one alone.", show_default=False)] = None,
+    database: Url = None,
+    settings: File = None,
+    as_json: Json = False,
+) -> None:
+    """List keys: whose they are and what they allow, never what they are."""
+    from datetime import datetime, timezone
+
+    from kshot.serving.store import access
+
+    output = Output(as_json)
+    with _database(database, settings) as opened, opened.reading() as connection:
+        found = access.list_keys(connection, tenant)
+
+    def moment(seconds: float | None) -> str:
+        return "" if seconds is None else datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M")
+
+    output.table(
+        ["id", "tenant", "name", "scopes", "created", "revoked"],
+        [
+            [k["id"], k["tenant"], k["name"], ",".join(k["scopes"]), moment(k["created"]), moment(k["revoked"])]
+            for k in found
+        ],
+    )
+    output.result(found)
+
+
+@app.command("revoke", epilog=examples("kshot keys revoke key_0123456789abcdef01234567"))
+def revoke(
+    id_: Annotated[str, typer.Argument(metavar="ID", help="Of the key (kshot keys list).")],
+    database: Url = None,
+    settings: File = None,
+) -> None:
+    """Revoke a key: the next request with it is refused."""
+    from kshot.serving.store import access, journal
+
+    def change(connection: Connection) -> bool:
+        tenant = access.revoke_key(connection, id_)
+        if tenant is not None:
+            journal.note(connection, "key.revoke", tenant=tenant, key=id_)
+        return tenant is not None
+
+    with _database(database, settings) as opened:
+        if not opened.write(change).result():
+            raise ConfigError(f"there is no key {id_} that is not revoked: kshot keys list says which there are")
+    Output().say(f"{id_} is revoked")
+
+
+@contextmanager
+def _database(url: str | None, settings: Path | None) -> Iterator[Database]:
+    from kshot.serving.settings import load_settings
+    from kshot.serving.store.database import Database
+    from kshot.serving.store.migrate import migrate
+
+    opened = Database(load_settings(settings, {"database": url}).database)
+    try:
+        migrate(opened)
+        yield opened
+    finally:
+        opened.close()

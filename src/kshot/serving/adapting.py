@@ -1,0 +1,179 @@
+"""Adaptations for several tenants at once: one pass through the backbone, one through the heads of each shape, and what
+is found out on the way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, replace
+from operator import itemgetter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kshot import engine
+from kshot.episodes import Examples, Input, Unlabeled, first_tensor, map_input
+from kshot.serving.held_out import HeldOut, held_out
+from kshot.serving.served import ServedModel
+from kshot.serving.suggesting import suggest_labels
+
+
+@dataclass(frozen=True, eq=False)
+class Order:
+    """A support set to adapt to.
+
+    Attributes:
+        model: that shall adapt.
+        x: the examples as the network sees them, `[n, *shape]`, those left out whose features are known; None: all.
+        y: their classes, int64 `[n]`.
+        way: classes.
+        known: features of the other examples, `[k, ...]`.
+        at: bool `[n]`, which examples those are.
+        unlabeled: examples without labels, as the network sees them.
+        options: of `learner.adapt`.
+        check: whether examples are to be left out to learn how good the task is.
+    """
+
+    model: ServedModel
+    x: Input | None
+    y: Tensor
+    way: int
+    known: Tensor | None = None
+    at: Tensor | None = None
+    unlabeled: Input | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    check: bool = True
+
+    @property
+    def size(self) -> int:
+        """Examples to compute, and one for what else there is to do."""
+        return 1 + sum(first_tensor(x).shape[0] for x in (self.x, self.unlabeled) if x is not None)
+
+
+@dataclass(frozen=True, eq=False)
+class Adaptation:
+    """A task, adapted.
+
+    Attributes:
+        adapted: what the learner's `adapt` returned.
+        classes: bool `[way]`.
+        features: of the support, `[n, ...]`.
+        embedding: of the support, `[n, d]`.
+        held_out: what leaving examples out said; None where it was not asked for.
+        suggested: places of the unlabelled examples, the one to label first in front.
+        seconds: of each stage.
+    """
+
+    adapted: Any
+    classes: Tensor
+    features: Input
+    embedding: Tensor
+    held_out: HeldOut | None
+    suggested: list[int]
+    seconds: dict[str, float]
+
+
+def adapt_together(orders: Sequence[Order]) -> list[Adaptation | Exception]:
+    """The adaptations of any support sets, in their order; an exception is its order's alone."""
+    results: list[Adaptation | Exception | None] = [None] * len(orders)
+    groups: dict[Hashable, list[int]] = {}
+    for i, order in enumerate(orders):
+        groups.setdefault((id(order.model), tuple(sorted(order.options.items()))), []).append(i)
+    for members in groups.values():
+        try:
+            found: Sequence[Adaptation | Exception] = _adapt([orders[i] for i in members])
+        except Exception as error:
+            # Whose fault it is shows when each is alone.
+            found = [error] if len(members) == 1 else [_alone(orders[i]) for i in members]
+        for i, result in zip(members, found, strict=True):
+            results[i] = result
+    return [result for result in results if result is not None]
+
+
+def _alone(order: Order) -> Adaptation | Exception:
+    try:
+        return _adapt([order])[0]
+    except Exception as error:
+        return error
+
+
+@torch.no_grad()
+def _adapt(orders: Sequence[Order]) -> list[Adaptation]:
+    """Of one model, with the same options."""
+    model, learner = orders[0].model, orders[0].model.adapter
+    clock = _Clock()
+    raw = [x for o in orders for x in (o.x,) if x is not None]
+    raw += [x for o in orders for x in (o.unlabeled,) if x is not None]
+    parts = iter(_split(model.embed(learner, _cat(raw))[0], raw) if raw else [])
+    features = [_complete(o, None if o.x is None else next(parts)) for o in orders]
+    unlabeled = [None if o.unlabeled is None else next(parts) for o in orders]
+    clock.lap("features")
+    supports = [
+        _widened(Examples.of(z, o.y, way=o.way), learner.way, others if learner.semi_supervised else None)
+        for o, z, others in zip(orders, features, unlabeled, strict=True)
+    ]
+    states = engine.adapt_tasks(learner, supports, **orders[0].options)
+    clock.lap("adapt")
+    found = []
+    for order, support, z, others, state in zip(orders, supports, features, unlabeled, states, strict=True):
+        own = _Clock(clock.seconds)
+        embedding = first_tensor(z).flatten(1)
+        checked, suggested = None, []
+        if order.check:
+            temperature = model.calibration.get("temperature", 1.0)
+            checked = held_out(learner, replace(support, unlabeled=None), temperature, order.options)
+            own.lap("held_out")
+        if others is not None:
+            logits = engine.predict_tasks(learner, [state], map_input(lambda t: t.unsqueeze(0), others))[0]
+            suggested = suggest_labels(embedding, first_tensor(others).flatten(1), logits, support.classes)
+            own.lap("suggest")
+        found.append(Adaptation(state, support.classes, z, embedding, checked, suggested, own.seconds))
+    return found
+
+
+def _complete(order: Order, z: Input | None) -> Input:
+    """The features of all examples: those that are known, and those that were computed."""
+    if order.known is None or order.at is None:
+        assert z is not None
+        return z
+    if z is None:
+        return order.known
+    assert isinstance(z, Tensor)
+    whole = z.new_empty(len(order.y), *z.shape[1:])
+    whole[order.at], whole[~order.at] = order.known, z
+    return whole
+
+
+def _widened(support: Examples, way: int | None, unlabeled: Input | None) -> Examples:
+    wide = support.widen(way)
+    return wide if unlabeled is None else replace(wide, unlabeled=Unlabeled.of(unlabeled))
+
+
+def _cat(parts: Sequence[Input]) -> Input:
+    if isinstance(parts[0], dict):
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}  # type: ignore[index]
+    return torch.cat(list(parts))  # type: ignore[arg-type]
+
+
+def _split(z: Input, like: Sequence[Input]) -> list[Input]:
+    """`z` of all, apart again."""
+    start, parts = 0, []
+    for part in like:
+        end = start + first_tensor(part).shape[0]
+        parts.append(map_input(itemgetter(slice(start, end)), z))
+        start = end
+    return parts
+
+
+class _Clock:
+    """Seconds by stage."""
+
+    def __init__(self, seconds: dict[str, float] | None = None) -> None:
+        self.seconds = dict(seconds or {})
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
+        self._last = now

@@ -1,0 +1,111 @@
+"""The HTTP face of a `Service`: FastAPI's routes, and around them each request's id, log line and problems."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import secrets
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request as HTTPRequest
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+import kshot
+from kshot.serving.changing import Changes
+from kshot.serving.http import problem_response
+from kshot.serving.problems import InternalError, InvalidError, MethodError, NotFoundError, ProblemError
+from kshot.serving.routes import operations, predictions, tasks
+from kshot.serving.service import Service
+
+_log = logging.getLogger("kshot.serving")
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def create_app(service: Service) -> FastAPI:
+    """The application that serves a service, which is closed when the application ends."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(service.close)
+
+    app = FastAPI(
+        title="kshot",
+        version=kshot.__version__,
+        summary="Post a few labelled examples, get a working model back.",
+        lifespan=lifespan,
+    )
+    app.state.service, app.state.changes = service, Changes(service)
+    for module in (tasks, predictions, operations):
+        app.include_router(module.router)
+    app.add_exception_handler(ProblemError, _on_problem)  # type: ignore[arg-type]
+    app.add_exception_handler(RequestValidationError, _on_validation)  # type: ignore[arg-type]
+    app.add_exception_handler(HTTPException, _on_http)  # type: ignore[arg-type]
+    app.add_middleware(Around)
+    return app
+
+
+class Around:
+    """Gives each request an id, logs it, and answers for what was not expected."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = next((v.decode("latin-1") for k, v in scope["headers"] if k == b"x-request-id"), "")
+        request = given if _ID.fullmatch(given) else secrets.token_hex(8)
+        scope.setdefault("state", {})["request"] = request
+        began, status = time.perf_counter(), 500
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request.encode())]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, sending)
+        except Exception:
+            _log.exception("unexpected", extra={"request": request})
+            if status != 500:
+                raise  # the response has begun
+            problem = InternalError(f"not expected: the server's log says more of request {request}")
+            await problem_response(problem, request)(scope, receive, sending)
+        finally:
+            _log.info(
+                "request",
+                extra={
+                    "request": request,
+                    "method": scope["method"],
+                    "path": scope["path"],
+                    "status": status,
+                    "ms": round(1000 * (time.perf_counter() - began), 2),
+                },
+            )
+
+
+async def _on_problem(http: HTTPRequest, error: ProblemError) -> Response:
+    return problem_response(error, getattr(http.state, "request", None))
+
+
+async def _on_validation(http: HTTPRequest, error: RequestValidationError) -> Response:
+    first: Any = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"][1:])
+    return await _on_problem(http, InvalidError(f"{where}: {first['msg']}, got {str(first['input'])[:60]!r}"))
+
+
+async def _on_http(http: HTTPRequest, error: HTTPException) -> Response:
+    kind = MethodError if error.status_code == 405 else NotFoundError
+    return await _on_problem(http, kind(f"{http.method} {http.url.path[:200]}: there is no such path and method"))

@@ -1,0 +1,136 @@
+"""What is known of a model before any tenant's task: how confident it may be, and how far queries lie from a support
+that they belong to. Measured once on tasks of classes that it was not trained on, and kept in the database."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kshot import engine
+from kshot.episodes import Episodes
+from kshot.errors import KshotError
+from kshot.functional import mask_logits, squared_distance
+from kshot.serving.served import ServedModel
+from kshot.tasks.split import TaskSplit
+
+TASKS = 300
+TARGET = 0.95
+"""The share of right answers, among those that are given, that the threshold is set for."""
+
+
+def calibrate(model: ServedModel, split: TaskSplit, tasks: int = TASKS, seed: int = 0) -> dict[str, Any]:
+    """Temperature, threshold and distances on a split's tasks.
+
+    Args:
+        model: whose adapter does it.
+        split: of classes that it was not trained on: `val`.
+        tasks: how many; half of them set the temperature, the other half the threshold.
+        seed: of the tasks.
+    """
+    logits: list[Tensor] = []
+    targets: list[Tensor] = []
+    gaps: list[Tensor] = []
+    for start in range(0, tasks, 25):
+        episodes = split.sample(min(25, tasks - start), seed=seed, first=start)
+        found, right, gap = _measure(model, episodes)
+        logits, targets, gaps = [*logits, found], [*targets, right], [*gaps, *gap]
+    half = len(logits) // 2
+    temperature = fit_temperature(torch.cat(logits[:half]), torch.cat(targets[:half]))
+    probabilities = (torch.cat(logits[half:]) / temperature).softmax(-1)
+    confidence, predicted = probabilities.max(-1)
+    means = torch.tensor([float(gap.mean()) for gap in gaps], dtype=torch.float64)
+    within = float(torch.stack([gap.var() for gap in gaps]).mean())
+    queries = sum(len(gap) for gap in gaps) / len(gaps)
+    return {
+        "temperature": temperature,
+        "threshold": fit_threshold(confidence, predicted == torch.cat(targets[half:])),
+        "target": TARGET,
+        "accuracy": float((predicted == torch.cat(targets[half:])).double().mean()),
+        "tasks": tasks,
+        "split": split.name,
+        "drift": {
+            "mean": float(means.mean()),
+            "within": within,
+            # What the means vary by beyond what so many queries make of one mean.
+            "between": max(0.0, float(means.var()) - within / queries),
+        },
+    }
+
+
+@torch.no_grad()
+def _measure(model: ServedModel, episodes: Episodes) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Of real queries: logits, targets, and task by task how much farther they lie from the support than its examples
+    lie from each other (a difference of logarithms)."""
+    learner = model.adapter
+    outputs = engine.predict_queries(learner, episodes, engine.stacked_mode(learner))
+    outputs = mask_logits(outputs, episodes.query.classes)
+    featured = engine.with_features(learner, episodes)
+    logits, targets, gaps = [], [], []
+    for t in range(len(episodes)):
+        support, query = featured[t].support, featured[t].query
+        logits.append(outputs[t][query.mask])
+        targets.append(query.y[query.mask])
+        inside = support.x[support.mask].flatten(1)  # type: ignore[index]
+        gaps.append(log_distances(query.x[query.mask].flatten(1), inside) - reference(inside))  # type: ignore[index]
+    return torch.cat(logits), torch.cat(targets), gaps
+
+
+def log_distances(x: Tensor, support: Tensor) -> Tensor:
+    """The logarithm of each example's distance to the nearest support example, `[n]`."""
+    return squared_distance(x, support).min(-1).values.clamp(min=1e-12).log() / 2
+
+
+def reference(support: Tensor) -> float:
+    """The mean of the same over support examples, each to the nearest of the others."""
+    between = squared_distance(support, support)
+    between.fill_diagonal_(math.inf)
+    return float((between.min(-1).values.clamp(min=1e-12).log() / 2).mean())
+
+
+def fit_temperature(logits: Tensor, targets: Tensor) -> float:
+    """The temperature whose softmax has the least cross entropy (Guo et al. 2017, sec. 4.2): convex in its inverse, so
+    that a golden-section search over its logarithm finds it."""
+    low, high, ratio = math.log(0.02), math.log(50.0), (math.sqrt(5) - 1) / 2
+
+    def loss(log_temperature: float) -> float:
+        return float(torch.nn.functional.cross_entropy(logits / math.exp(log_temperature), targets))
+
+    a, b = high - ratio * (high - low), low + ratio * (high - low)
+    at_a, at_b = loss(a), loss(b)
+    for _ in range(40):
+        if at_a < at_b:
+            high, b, at_b = b, a, at_a
+            a = high - ratio * (high - low)
+            at_a = loss(a)
+        else:
+            low, a, at_a = a, b, at_b
+            b = low + ratio * (high - low)
+            at_b = loss(b)
+    return math.exp((low + high) / 2)
+
+
+def fit_threshold(confidence: Tensor, right: Tensor, target: float = TARGET) -> float:
+    """The lowest confidence above which a share of `target` is right; that above which all are, where there is none."""
+    order = confidence.argsort(descending=True)
+    shares = right[order].double().cumsum(0) / torch.arange(1, len(order) + 1)
+    enough = (shares >= target).nonzero()
+    return float(confidence[order[int(enough[-1])]]) if len(enough) else float(confidence.max())
+
+
+def calibration_of(model: ServedModel) -> tuple[dict[str, Any], str]:
+    """What `calibrate` finds on the val tasks of what a model was trained on; or nothing, and why."""
+    from kshot import tasks
+
+    spec = model.learner.provenance.get("source")
+    if not isinstance(spec, dict) or "name_or_path" not in spec:
+        return {}, "what it was trained on is not recorded"
+    try:
+        source = tasks.load(**spec)
+        if "val" not in source.splits:
+            return {}, "its data has no val classes"
+        return calibrate(model, source.splits["val"]), ""
+    except KshotError as error:
+        return {}, f"its data cannot be loaded ({error})"

@@ -1,0 +1,338 @@
+"""Tasks made, changed and erased: each change with its line of the audit log and its kept answer, or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import IntegrityError
+from torch import Tensor
+
+from kshot.serving.adapting import Adaptation
+from kshot.serving.looking import document
+from kshot.serving.making import Member, adapted_state, kept_examples
+from kshot.serving.payloads import open_example
+from kshot.serving.problems import ConflictProblemError, IdempotencyError, NotFoundError, QuotaProblemError
+from kshot.serving.served import ServedModel
+from kshot.serving.service import Service
+from kshot.serving.states import State, encode
+from kshot.serving.store import journal, tasks
+from kshot.serving.store.rows import (
+    ConflictError,
+    ExampleRow,
+    GoneError,
+    Principal,
+    QuotaError,
+    TaskRow,
+    VersionRow,
+    new_id,
+    now,
+)
+from kshot.serving.vault import Sealed
+
+TRIES = 4
+"""How often a change is done again that somebody else's change came before."""
+
+Edit = Callable[[TaskRow, list[Member]], tuple[list[Member], list[Member], list[int]]]
+"""Of a task and its examples: those of the next version, those that are new, the numbers of those to be erased."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """Who asks, and what of the request is written down with what it changes."""
+
+    principal: Principal
+    id: str
+    idempotency: str | None = None
+    digest: bytes = b""
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """Labelled examples of a request.
+
+    Attributes:
+        x: as they are stored, `[n, *shape]`.
+        labels: one each.
+    """
+
+    x: Tensor
+    labels: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a change led to: the response's status and body."""
+
+    status: int
+    document: dict[str, Any]
+    task: str | None = None
+    replayed: bool = False
+
+
+@dataclass(eq=False)
+class Changes:
+    """What changes a service's tasks.
+
+    Args:
+        service: whose.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+
+    async def create(
+        self,
+        request: Request,
+        model: ServedModel,
+        given: Given,
+        *,
+        name: str | None = None,
+        unlabeled: Tensor | None = None,
+        options: Mapping[str, Any] | None = None,
+        deadline: float | None = None,
+    ) -> Outcome:
+        """A new task, adapted to its examples."""
+        began = time.perf_counter()
+        kept = await self._replayed(request)
+        if kept is not None:
+            return kept
+        id_, moment = new_id("task"), now()
+        members = [Member(i + 1, label, given.x[i], False) for i, label in enumerate(given.labels)]
+        task = TaskRow(
+            id_, request.principal.tenant, model.name, 1, name, moment, moment, 1, len(members), dict(options or {})
+        )
+        state, adaptation = await adapted_state(
+            self.service, request.principal, model, task, 1, members, unlabeled, deadline
+        )
+        version = VersionRow(1, "create", model.digest, tuple(state.numbers), state.info, moment)
+        rows = kept_examples(self.service, model, id_, members, adaptation)
+        sealed = self.service.vault.seal(encode(state), f"state {id_}")
+        said = _report(task, version, adaptation, began)
+        quotas = self._quotas(request.principal)
+
+        def change(connection: Connection) -> None:
+            tasks.create(connection, task, version, rows, sealed, quotas)
+
+        outcome = await self._commit(request, "create", change, Outcome(201, said, id_), examples=len(members))
+        if not outcome.replayed:
+            self.service.cache.put(state)
+        return outcome
+
+    async def add(self, request: Request, task: TaskRow, given: Given, *, unlabeled: Tensor | None = None) -> Outcome:
+        """A task's next version, adapted to more examples."""
+
+        def more(task: TaskRow, members: list[Member]) -> tuple[list[Member], list[Member], list[int]]:
+            first = task.last_example + 1
+            added = [Member(first + i, label, given.x[i], False) for i, label in enumerate(given.labels)]
+            return [*members, *added], added, []
+
+        return await self._change(request, task, "add", more, unlabeled=unlabeled)
+
+    async def forget(self, request: Request, task: TaskRow, number: int) -> Outcome:
+        """A task's next version, as if an example had never been there; it is erased from those before, too."""
+
+        def fewer(task: TaskRow, members: list[Member]) -> tuple[list[Member], list[Member], list[int]]:
+            left = [member for member in members if member.number != number]
+            if len(left) == len(members):
+                raise NotFoundError(f"task {task.id} has no example {number}")
+            return left, [], [number]
+
+        return await self._change(request, task, "delete", fewer)
+
+    async def rollback(self, request: Request, task: TaskRow, number: int) -> Outcome:
+        """A task's next version, of the examples and the model of an earlier one."""
+        return await self._change(request, task, "rollback", None, target=number)
+
+    async def remove(self, request: Request, task: TaskRow) -> None:
+        """Deletes a task with all that is its own."""
+
+        def change(connection: Connection) -> None:
+            tasks.remove(connection, task)
+
+        await self._commit(replace(request, idempotency=None), "remove", change, Outcome(204, {}, task.id))
+        self.service.cache.drop(task.id)
+        await self.service.parsing(self.service.database.erase)
+
+    async def _change(
+        self,
+        request: Request,
+        task: TaskRow,
+        reason: str,
+        edit: Edit | None,
+        *,
+        target: int | None = None,
+        unlabeled: Tensor | None = None,
+    ) -> Outcome:
+        """The next version of a task.
+
+        Args:
+            edit: of the task and its examples the examples of the next version, those that are new, and the numbers of
+                those to be erased.
+            target: the version that the next one shall be like, in place of an edit.
+        """
+        kept = await self._replayed(request)
+        if kept is not None:
+            return kept
+        for left in reversed(range(TRIES)):
+            began = time.perf_counter()
+            model, members = await self._members(task, task.version if target is None else target)
+            added: list[Member] = []
+            removed: list[int] = []
+            if edit is not None:
+                members, added, removed = edit(task, members)
+            number = task.last_version + 1
+            state, adaptation = await adapted_state(
+                self.service, request.principal, model, task, number, members, unlabeled
+            )
+            version = VersionRow(number, reason, model.digest, tuple(state.numbers), state.info)
+            rows = kept_examples(self.service, model, task.id, members, adaptation, {member.number for member in added})
+            sealed = self.service.vault.seal(encode(state), f"state {task.id}")
+            outcome = Outcome(200, _report(task, version, adaptation, began), task.id)
+            change = _next(task, version, sealed, rows, removed, self._quotas(request.principal))
+            try:
+                outcome = await self._commit(request, reason, change, outcome, version=number)
+            except ConflictError:
+                if not left:
+                    raise ConflictProblemError(
+                        f"task {task.id} is changed by too many at the same time: try again"
+                    ) from None
+                task = await self.service.task(request.principal, task.id)
+                continue
+            if not outcome.replayed:
+                self.service.cache.put(state)
+            if removed:
+                await self.service.parsing(self.service.database.erase)
+            return outcome
+        raise AssertionError
+
+    async def _members(self, task: TaskRow, number: int) -> tuple[ServedModel, list[Member]]:
+        """The model and the examples of a version.
+
+        Raises:
+            NotFoundError: no such version.
+            ConflictProblemError: its examples were not kept, or its model is not served.
+        """
+
+        def read() -> tuple[VersionRow | None, list[ExampleRow]]:
+            with self.service.database.reading() as connection:
+                version = tasks.load_version(connection, task.id, number)
+                return version, [] if version is None else tasks.load_examples(connection, task.id, version.members)
+
+        version, rows = await self.service.parsing(read)
+        if version is None:
+            raise NotFoundError(f"task {task.id} has no version {number}")
+        if len(rows) < len(version.members):
+            raise ConflictProblemError(
+                f"the examples of task {task.id} were not kept (retention: none), so that it cannot be adapted again: "
+                "make a new task"
+            )
+        model = self.service.by_digest.get(version.digest)
+        if model is None:
+            raise ConflictProblemError(
+                f"version {number} of task {task.id} was adapted with a model that is not served here (digest "
+                f"{version.digest[:12]}...): start the server with it"
+            )
+        members = []
+        for row in rows:
+            x, label = open_example(self.service.vault.open(row.sealed, f"example {task.id}/{row.number}"))
+            members.append(Member(row.number, str(label), x, row.form == "features", row.digest, row.created))
+        return model, members
+
+    async def adapt_only(
+        self,
+        principal: Principal,
+        model: ServedModel,
+        given: Given,
+        unlabeled: Tensor | None,
+        options: Mapping[str, Any],
+    ) -> tuple[State, dict[str, Any]]:
+        """A task's state and what is said of it, of which nothing is kept."""
+        began = time.perf_counter()
+        members = [Member(i + 1, label, given.x[i], False) for i, label in enumerate(given.labels)]
+        moment = now()
+        task = TaskRow("", principal.tenant, model.name, 1, None, moment, moment, 1, len(members), dict(options))
+        state, adaptation = await adapted_state(self.service, principal, model, task, 1, members, unlabeled)
+        said = _report(task, VersionRow(1, "create", model.digest, (), state.info), adaptation, began)
+        kept = ("model", "classes", "leave_one_out", "suspects", "label_next", "timings_ms")
+        return state, {name: said[name] for name in kept if name in said}
+
+    async def _commit(
+        self, request: Request, action: str, change: Callable[[Connection], None], outcome: Outcome, **detail: Any
+    ) -> Outcome:
+        """Does a change, writes it into the audit log and keeps the answer, all of it or nothing."""
+        who = request.principal
+
+        def everything(connection: Connection) -> None:
+            change(connection)
+            journal.note(
+                connection, action, tenant=who.tenant, key=who.key, request=request.id, task=outcome.task, **detail
+            )
+            if request.idempotency is not None:
+                content = json.dumps(outcome.document).encode()
+                kept = journal.Kept(request.digest, outcome.status, content)
+                journal.keep_answer(connection, who.tenant, request.idempotency, kept, outcome.task)
+
+        try:
+            await asyncio.wrap_future(self.service.database.write(everything))
+        except QuotaError as error:
+            raise QuotaProblemError(f"{error}: delete some, or ask for more", limit=error.limit) from None
+        except GoneError:
+            raise NotFoundError(f"there is no task {outcome.task}: it was deleted") from None
+        except IntegrityError:
+            kept = await self._replayed(request)  # the same request at the same time
+            if kept is None:
+                raise
+            return kept
+        return outcome
+
+    async def _replayed(self, request: Request) -> Outcome | None:
+        """The answer that a request with this Idempotency-Key got before.
+
+        Raises:
+            IdempotencyError: it was another request.
+        """
+        if request.idempotency is None:
+            return None
+        tenant, key = request.principal.tenant, request.idempotency
+        kept = await self.service.reading(journal.kept_answer, tenant, key)
+        if kept is None:
+            return None
+        if kept.request != request.digest:
+            raise IdempotencyError(
+                f"the Idempotency-Key {key[:64]!r} was sent with another request before: use a new one for each"
+            )
+        return Outcome(kept.status, json.loads(kept.content), replayed=True)
+
+    def _quotas(self, principal: Principal) -> dict[str, int]:
+        base = self.service.settings.quotas
+        return {name: principal.quotas.get(name, getattr(base, name)) for name in ("tasks", "examples", "bytes")}
+
+
+def _report(task: TaskRow, version: VersionRow, adaptation: Adaptation, began: float) -> dict[str, Any]:
+    """What is answered to who made a version."""
+    said = document(task, version)
+    if adaptation.suggested:
+        said["label_next"] = adaptation.suggested
+    seconds = {**adaptation.seconds, "total": time.perf_counter() - began}
+    said["timings_ms"] = {stage: round(1000 * value, 3) for stage, value in seconds.items()}
+    return said
+
+
+def _next(
+    task: TaskRow,
+    version: VersionRow,
+    state: Sealed,
+    added: Sequence[ExampleRow],
+    removed: Sequence[int],
+    quotas: Mapping[str, int],
+) -> Callable[[Connection], None]:
+    def change(connection: Connection) -> None:
+        tasks.change(connection, task, version, state, added=added, removed=removed, quotas=quotas)
+
+    return change

@@ -1,0 +1,153 @@
+"""From examples to the adapted state of a version."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kshot.serving.adapting import Adaptation, Order
+from kshot.serving.payloads import seal_example
+from kshot.serving.problems import ConflictProblemError, SupportProblemError
+from kshot.serving.served import ServedModel
+from kshot.serving.service import Service
+from kshot.serving.states import State
+from kshot.serving.store.rows import ExampleRow, Principal, TaskRow, now
+
+
+@dataclass(eq=False)
+class Member:
+    """An example of a task that is adapted: its number, its label, and its features or what they are made of."""
+
+    number: int
+    label: str
+    x: Tensor
+    featured: bool
+    digest: str = ""
+    created: float = field(default_factory=now)
+
+
+async def adapted_state(
+    service: Service,
+    principal: Principal,
+    model: ServedModel,
+    task: TaskRow,
+    version: int,
+    members: Sequence[Member],
+    unlabeled: Tensor | None = None,
+    deadline: float | None = None,
+) -> tuple[State, Adaptation]:
+    """The state of a version of a task, of its examples."""
+    labels = sorted({member.label for member in members})
+    _check_support(service, model, members, labels)
+    index = {label: i for i, label in enumerate(labels)}
+    y = torch.tensor([index[member.label] for member in members], dtype=torch.int64)
+    order = _order(service, model, task, members, y, unlabeled)
+    adaptation: Adaptation = await service.compute(service.adaptations, order, principal, order.size, deadline)
+    numbers = [member.number for member in members]
+    info = _findings(model, adaptation, labels, numbers)
+    state = State(
+        task.id,
+        version,
+        model.digest,
+        adaptation.adapted,
+        adaptation.classes,
+        labels,
+        numbers,
+        y,
+        adaptation.embedding,
+        info,
+    )
+    return state, adaptation
+
+
+def _order(
+    service: Service, model: ServedModel, task: TaskRow, members: Sequence[Member], y: Tensor, unlabeled: Tensor | None
+) -> Order:
+    reader = service.readers[model.name]
+    raw = [member.x for member in members if not member.featured]
+    known = [member.x for member in members if member.featured]
+    if any(member.featured and member.digest != model.digest for member in members):
+        raise ConflictProblemError(
+            "the features that were kept of the task's examples are another model's, and the examples themselves were "
+            "not (retention: adaptation): make a new task"
+        )
+    return Order(
+        model,
+        reader.normalise(torch.stack(raw)) if raw else None,
+        y,
+        int(y.max()) + 1,
+        torch.stack(known) if known else None,
+        torch.tensor([member.featured for member in members]) if known else None,
+        None if unlabeled is None else reader.normalise(unlabeled),
+        dict(task.options),
+        check=model.cheap,
+    )
+
+
+def _check_support(service: Service, model: ServedModel, members: Sequence[Member], labels: Sequence[str]) -> None:
+    limits, way = service.settings.limits, model.learner.way
+    if len(labels) < 2:
+        raise SupportProblemError(
+            f"expected examples of at least two classes, got {len(labels)} ({', '.join(map(repr, labels[:1]))}): add "
+            "examples of what the class is to be told from"
+        )
+    most = limits.way if way is None else min(way, limits.way)
+    if len(labels) > most:
+        whose = "the model can tell apart" if way == most else "a task may have here"
+        raise SupportProblemError(f"expected at most {most} classes, which is what {whose}, got {len(labels)}")
+    longest = model.learner.max_support
+    if longest is not None and len(members) > longest:
+        raise SupportProblemError(
+            f"expected at most {longest} examples, the longest support that the model was trained with, got "
+            f"{len(members)}"
+        )
+    if len(members) > limits.examples:
+        raise SupportProblemError(f"expected at most {limits.examples} examples of a task, got {len(members)}")
+
+
+def _findings(
+    model: ServedModel, adaptation: Adaptation, labels: Sequence[str], numbers: Sequence[int]
+) -> dict[str, Any]:
+    """What a version's info says."""
+    info: dict[str, Any] = {"labels": list(labels), "temperature": model.calibration.get("temperature", 1.0)}
+    if "threshold" in model.calibration:
+        info["threshold"] = model.calibration["threshold"]
+    if adaptation.held_out is not None:
+        info["leave_one_out"] = adaptation.held_out.accuracy()
+        info["suspects"] = [
+            {"example": numbers[row], "instead": labels[other], "probability": round(probability, 4)}
+            for row, other, probability in adaptation.held_out.suspects()
+        ]
+    return info
+
+
+def kept_examples(
+    service: Service,
+    model: ServedModel,
+    task: str,
+    members: Sequence[Member],
+    adaptation: Adaptation,
+    new: Container[int] | None = None,
+) -> list[ExampleRow]:
+    """The rows of new examples, as the retention says.
+
+    Args:
+        new: their numbers, where not all of the members are.
+    """
+    kept = service.settings.retention
+    if kept == "none":
+        return []
+    features = kept == "adaptation" and model.cheap and isinstance(adaptation.features, Tensor)
+    rows = []
+    for i, member in enumerate(members):
+        if new is not None and member.number not in new:
+            continue
+        x = adaptation.features[i] if features else member.x  # type: ignore[index]
+        form, digest = ("features", model.digest) if features else ("raw", "")
+        sealed = service.vault.seal(seal_example(x, member.label), f"example {task}/{member.number}")
+        rows.append(ExampleRow(member.number, form, digest, sealed, member.created))
+    return rows

@@ -1,0 +1,133 @@
+"""Predictions for many tenants in one pass: one through the backbone, one through the heads of each shape."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kshot import engine
+from kshot.episodes import Input, first_tensor, map_input
+from kshot.functional import mask_logits, squared_distance
+from kshot.serving.served import ServedModel
+from kshot.serving.states import State
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """Queries of one request to one task.
+
+    Attributes:
+        state: of the task.
+        model: that its learner belongs to.
+        x: the queries as the network sees them, `[n, *shape]`.
+        nearest: how many of the nearest support examples are asked for.
+    """
+
+    state: State
+    model: ServedModel
+    x: Input
+    nearest: int = 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is said of the queries of one request.
+
+    Attributes:
+        probabilities: of each class, `[n][labels]`.
+        nearest: numbers of the nearest support examples and their distances, `[n][k]`.
+        distance: to the nearest one, `[n]`.
+    """
+
+    probabilities: list[list[float]]
+    nearest: list[list[tuple[int, float]]]
+    distance: list[float]
+
+
+def predict_together(questions: Sequence[Question]) -> list[Answer]:
+    """The answers to questions of any tasks, in their order."""
+    answers: list[Answer | None] = [None] * len(questions)
+    for members in _groups([id(q.model) for q in questions]):
+        model = questions[members[0]].model
+        parts = [questions[i].x for i in members]
+        z, embedding = model.embed(model.learner, _cat(parts))
+        ends = [0]
+        for part in parts:
+            ends.append(ends[-1] + first_tensor(part).shape[0])
+        keys = [
+            (questions[i].state.shape, questions[i].state.support.shape, ends[at + 1] - ends[at])
+            for at, i in enumerate(members)
+        ]
+        for group in _groups(keys):
+            those = [questions[members[at]] for at in group]
+            rows = torch.stack([torch.arange(ends[at], ends[at + 1]) for at in group])
+            found = _predict(model, those, map_input(itemgetter(rows), z), embedding[rows])
+            for at, answer in zip(group, found, strict=True):
+                answers[members[at]] = answer
+    return [answer for answer in answers if answer is not None]
+
+
+def _predict(model: ServedModel, questions: Sequence[Question], z: Input, embedding: Tensor) -> list[Answer]:
+    """For questions of one shape: features `[T, n, ...]` and embeddings `[T, n, d]`."""
+    states = [q.state for q in questions]
+    logits = engine.predict_tasks(model.learner, [state.adapted for state in states], z)
+    logits = mask_logits(logits, torch.stack([state.classes for state in states]))
+    temperature = torch.tensor([state.info.get("temperature", 1.0) for state in states])
+    probabilities = (logits / temperature.view(-1, 1, 1)).softmax(-1).tolist()
+    distances = squared_distance(embedding, torch.stack([state.support for state in states])).sqrt()
+    most = min(max(1, *(q.nearest for q in questions)), distances.shape[-1])
+    values, places = (part.tolist() for part in distances.topk(most, largest=False))
+    return [
+        Answer(
+            [row[: len(state.labels)] for row in probabilities[t]],
+            [
+                [(state.numbers[i], d) for i, d in zip(where[: q.nearest], far, strict=False)]
+                for where, far in zip(places[t], values[t], strict=True)
+            ],
+            [far[0] for far in values[t]],
+        )
+        for t, (q, state) in enumerate(zip(questions, states, strict=True))
+    ]
+
+
+def _cat(parts: Sequence[Input]) -> Input:
+    if isinstance(parts[0], dict):
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}  # type: ignore[index]
+    return torch.cat(list(parts))  # type: ignore[arg-type]
+
+
+def _groups(keys: Sequence[Hashable]) -> list[list[int]]:
+    groups: dict[Hashable, list[int]] = {}
+    for i, key in enumerate(keys):
+        groups.setdefault(key, []).append(i)
+    return list(groups.values())
+
+
+def describe(answer: Answer, state: State, *, top: int | None = None) -> list[dict[str, Any]]:
+    """One JSON-able prediction a query: its label, probabilities and whether the task would rather not say."""
+    threshold = state.info.get("threshold")
+    rows = []
+    for values, near in zip(answer.probabilities, answer.nearest, strict=True):
+        best = max(range(len(values)), key=values.__getitem__)
+        row: dict[str, Any] = {
+            "label": state.labels[best],
+            "probability": values[best],
+            "probabilities": _ranked(values, state.labels, top),
+            "abstain": threshold is not None and values[best] < threshold,
+        }
+        if near:
+            row["nearest"] = [{"example": number, "distance": far} for number, far in near]
+        rows.append(row)
+    return rows
+
+
+def _ranked(values: list[float], labels: list[str], top: int | None) -> dict[str, float]:
+    if top is None:
+        return dict(zip(labels, values, strict=True))
+    order = sorted(range(len(values)), key=values.__getitem__, reverse=True)[:top]
+    return {labels[i]: values[i] for i in order}

@@ -1,0 +1,89 @@
+"""Predictions, of stored tasks and of those that nothing is kept of."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request as HTTPRequest
+from starlette.responses import Response
+
+from kshot.serving import schemas
+from kshot.serving.http import body_of, changes_of, json_of, say, secret_of, service_of
+from kshot.serving.predicting import describe
+from kshot.serving.problems import InputError, InvalidError
+from kshot.serving.routes.tasks import _documented, given_of, options_of, read_examples, unlabeled_of
+from kshot.serving.service import Service
+
+router = APIRouter(prefix="/v1", tags=["predictions"])
+
+
+@router.post("/tasks/{task}/predict", summary="Predict", openapi_extra=_documented(schemas.Predict))
+async def predict(http: HTTPRequest, task: str) -> Response:
+    service = service_of(http)
+    principal = await service.principal(secret_of(http))
+    service.allow(principal, "predict")
+    row = await service.task(principal, task)
+    document = json_of(http, await body_of(http, service.settings.limits))
+    queries, nearest, top = [document], 0, None
+    if "queries" in document or not ({"x", "image", "bytes"} & document.keys()):
+        asked = schemas.parse(schemas.Predict, document)
+        queries, nearest, top = document["queries"], asked.nearest, asked.top
+    elif document.keys() != {"x"}:  # one array, the way of most requests, the reader checks alone
+        schemas.parse(schemas.Example, document)
+    state = await service.state(row)
+    reader = service.readers[service.by_digest[state.digest].name]
+    _few_enough(service, len(queries))
+    x = await service.parsing(reader.read, queries, "queries") if _slow(queries) else reader.read(queries, "queries")
+    found = await service.predict(principal, state, x, nearest=nearest)
+    return say(
+        {"task": row.id, "version": state.version, "model": row.model, "predictions": describe(found, state, top=top)}
+    )
+
+
+@router.post(
+    "/adapt-predict",
+    summary="Adapt to examples and predict, and keep nothing",
+    openapi_extra=_documented(schemas.AdaptPredict),
+)
+async def adapt_predict(http: HTTPRequest) -> Response:
+    service = service_of(http)
+    limits = service.settings.limits
+    principal = await service.principal(secret_of(http))
+    service.allow(principal, "predict")
+    began = time.perf_counter()
+    body = await body_of(http, limits)
+    fields, examples, unlabeled, queries = await read_examples(http, body, schemas.AdaptPredict, limits)
+    if not queries:
+        raise InvalidError("expected queries, got none")
+    _few_enough(service, len(queries))
+    model = service.model(fields["model"])
+    reader = service.readers[model.name]
+    given = await service.parsing(given_of, reader, examples, limits)
+    asked = await service.parsing(reader.read, queries, "queries")
+    if asked.shape[1:] != given.x.shape[1:]:
+        raise InputError(
+            f"expected queries of the shape of the examples, {list(given.x.shape[1:])}, got {list(asked.shape[1:])}"
+        )
+    state, document = await changes_of(http).adapt_only(
+        principal,
+        model,
+        given,
+        await service.parsing(unlabeled_of, reader, unlabeled),
+        options_of(service, model.name, fields["options"]),
+    )
+    found = await service.predict(principal, state, asked, nearest=fields["nearest"])
+    document["timings_ms"]["total"] = round(1000 * (time.perf_counter() - began), 3)
+    return say({**document, "predictions": describe(found, state, top=fields["top"])})
+
+
+def _few_enough(service: Service, n: int) -> None:
+    most = service.settings.limits.queries
+    if n > most:
+        raise InvalidError(f"queries: expected at most {most}, got {n:,}")
+
+
+def _slow(queries: list[Any]) -> bool:
+    """Whether reading them would keep the event loop from other requests."""
+    return len(queries) > 8 or any(isinstance(q, dict) and "x" not in q for q in queries)

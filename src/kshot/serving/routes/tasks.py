@@ -1,0 +1,252 @@
+"""`/v1/tasks`: made, changed, looked at and erased."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+from starlette.requests import Request as HTTPRequest
+from starlette.responses import Response
+from torch import Tensor
+
+from kshot.serving import looking, schemas
+from kshot.serving.changing import Given
+from kshot.serving.http import (
+    answer,
+    body_of,
+    changes_of,
+    check_labels,
+    is_multipart,
+    json_of,
+    labelled_files,
+    say,
+    secret_of,
+    service_of,
+    upload_of,
+    writing,
+)
+from kshot.serving.inputs import Reader
+from kshot.serving.problems import InvalidError
+from kshot.serving.service import Service
+from kshot.serving.settings import Limits
+
+router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
+
+PAGE = 100
+"""Tasks of a page at most."""
+
+
+def _documented(kind: type[BaseModel], *, multipart: bool = False) -> dict[str, Any]:
+    """The OpenAPI document's words for a body that is parsed by hand."""
+    content: dict[str, Any] = {
+        "application/json": {"schema": kind.model_json_schema(ref_template="#/components/schemas/{model}")}
+    }
+    if multipart:
+        content["multipart/form-data"] = {
+            "schema": {
+                "type": "object",
+                "description": "Image files in parts named `examples[LABEL]` and `unlabeled`; the other members of "
+                "the JSON body as a JSON object in a part `request`.",
+                "additionalProperties": {"type": "string", "format": "binary"},
+            }
+        }
+    return {"requestBody": {"required": True, "content": content}}
+
+
+async def read_examples(
+    http: HTTPRequest, body: bytes, kind: type[BaseModel], limits: Limits
+) -> tuple[dict[str, Any], list[tuple[str, Any]], list[Any], list[Any]]:
+    """The members of a body beside its examples, and these: labelled, unlabelled and queries."""
+    if is_multipart(http):
+        upload = await upload_of(http, body, limits.examples + limits.queries)
+        labelled, unlabeled, queries = labelled_files(upload)
+        for name in upload.fields:
+            if name != "request":
+                raise InvalidError(f"expected no part but files and request, got {name[:100]!r}")
+        try:
+            rest = json.loads(upload.fields.get("request", "{}"))
+        except ValueError as error:
+            raise InvalidError(f"expected JSON in the part request: {error}") from None
+        if not isinstance(rest, dict) or {"examples", "unlabeled", "queries"} & set(rest):
+            raise InvalidError("expected an object without examples in the part request: they are files here")
+        stand_in = {"image": ""}
+        fields: dict[str, Any] = {"examples": [{**stand_in, "label": "a"}], **rest}
+        if "queries" in kind.model_fields:
+            fields["queries"] = [stand_in]
+        parsed = schemas.parse(kind, fields)
+        return parsed.model_dump(), [*labelled], [*unlabeled], [*queries]
+    document = json_of(http, body)
+    parsed = schemas.parse(kind, document)
+    examples = [(item["label"], item) for item in document["examples"]]
+    return (
+        parsed.model_dump(exclude={"examples", "unlabeled", "queries"}),
+        examples,
+        document.get("unlabeled", []),
+        (document.get("queries", [])),
+    )
+
+
+def given_of(reader: Reader, examples: list[tuple[str, Any]], limits: Limits) -> Given:
+    """Labelled examples as they are stored."""
+    if not examples:
+        raise InvalidError("expected examples, got none")
+    check_labels([label for label, _ in examples], limits)
+    return Given(reader.read([item for _, item in examples], "examples"), [label for label, _ in examples])
+
+
+def unlabeled_of(reader: Reader, items: list[Any]) -> Tensor | None:
+    return reader.read(items, "unlabeled") if items else None
+
+
+@router.post(
+    "",
+    status_code=201,
+    summary="Make a task of examples",
+    openapi_extra=_documented(schemas.CreateTask, multipart=True),
+)
+async def create(http: HTTPRequest) -> Response:
+    service = service_of(http)
+    limits = service.settings.limits
+    principal = await service.principal(secret_of(http))
+    body = await body_of(http, limits)
+    request = writing(http, principal, body)
+    fields, examples, unlabeled, _ = await read_examples(http, body, schemas.CreateTask, limits)
+    model = service.model(fields["model"])
+    reader = service.readers[model.name]
+    outcome = await changes_of(http).create(
+        request,
+        model,
+        await service.parsing(given_of, reader, examples, limits),
+        name=fields["name"],
+        unlabeled=await service.parsing(unlabeled_of, reader, unlabeled),
+        options=options_of(service, model.name, fields["options"]),
+    )
+    return answer(outcome)
+
+
+@router.get("", summary="List tasks, the newest first")
+async def list_(http: HTTPRequest, limit: int = 20, after: str | None = None) -> Response:
+    service = service_of(http)
+    principal = await service.principal(secret_of(http))
+    if not 1 <= limit <= PAGE:
+        raise InvalidError(f"limit: expected 1 to {PAGE}, got {limit}")
+    found = await looking.page(service, principal, _cursor(after), limit + 1)
+    more = found[limit - 1] if len(found) > limit else None
+    return say(
+        {
+            "tasks": [looking.brief(task) for task in found[:limit]],
+            "next": None if more is None else _encode([more.created, more.id]),
+        }
+    )
+
+
+@router.get("/{task}", summary="What a task is")
+async def show(http: HTTPRequest, task: str) -> Response:
+    service = service_of(http)
+    principal = await service.principal(secret_of(http))
+    return say(await looking.describe(service, await service.task(principal, task)))
+
+
+@router.delete("/{task}", status_code=204, summary="Delete a task with all that is its own")
+async def delete(http: HTTPRequest, task: str) -> Response:
+    service = service_of(http)
+    principal = await service.principal(secret_of(http))
+    await changes_of(http).remove(writing(http, principal, b""), await service.task(principal, task))
+    return Response(None, 204)
+
+
+@router.post("/{task}/examples", summary="Add examples", openapi_extra=_documented(schemas.AddExamples, multipart=True))
+async def add(http: HTTPRequest, task: str) -> Response:
+    service = service_of(http)
+    limits = service.settings.limits
+    principal = await service.principal(secret_of(http))
+    row = await service.task(principal, task)
+    body = await body_of(http, limits)
+    request = writing(http, principal, body)
+    _, examples, unlabeled, _ = await read_examples(http, body, schemas.AddExamples, limits)
+    reader = service.readers[service.model(row.model).name]
+    given = await service.parsing(given_of, reader, examples, limits)
+    return answer(
+        await changes_of(http).add(
+            request, row, given, unlabeled=await service.parsing(unlabeled_of, reader, unlabeled)
+        )
+    )
+
+
+@router.get("/{task}/examples", summary="List a task's examples")
+async def examples(http: HTTPRequest, task: str) -> Response:
+    service = service_of(http)
+    principal = await service.principal(secret_of(http))
+    return say({"examples": await looking.examples(service, await service.task(principal, task))})
+
+
+@router.delete("/{task}/examples/{number}", summary="Forget an example: the task is as if it had never been there")
+async def forget(http: HTTPRequest, task: str, number: int) -> Response:
+    service = service_of(http)
+    principal = await service.principal(secret_of(http))
+    row = await service.task(principal, task)
+    return answer(await changes_of(http).forget(writing(http, principal, b""), row, number))
+
+
+@router.get("/{task}/versions", summary="List a task's versions")
+async def versions(http: HTTPRequest, task: str) -> Response:
+    service = service_of(http)
+    principal = await service.principal(secret_of(http))
+    return say({"versions": await looking.versions(service, await service.task(principal, task))})
+
+
+@router.post("/{task}/rollback", summary="Go back to an earlier version", openapi_extra=_documented(schemas.Rollback))
+async def rollback(http: HTTPRequest, task: str) -> Response:
+    service = service_of(http)
+    principal = await service.principal(secret_of(http))
+    row = await service.task(principal, task)
+    body = await body_of(http, service.settings.limits)
+    request = writing(http, principal, body)
+    asked = schemas.parse(schemas.Rollback, json_of(http, body))
+    return answer(await changes_of(http).rollback(request, row, asked.version))
+
+
+@router.get("/{task}/model", summary="Download the adapted task: a safetensors file that `kshot predict` reads")
+async def download(http: HTTPRequest, task: str) -> Response:
+    service = service_of(http)
+    principal = await service.principal(secret_of(http))
+    row = await service.task(principal, task)
+    content = await looking.artifact(service, row)
+    headers = {"Content-Disposition": f'attachment; filename="{row.id}.safetensors"'}
+    return Response(content, 200, headers, "application/octet-stream")
+
+
+def options_of(service: Service, model: str, asked: dict[str, Any]) -> dict[str, Any]:
+    """The options of an adaptation, as far as the model takes them.
+
+    Raises:
+        InvalidError: it does not, or they are beyond the limits.
+    """
+    found = {name: value for name, value in asked.items() if value is not None}
+    takes = service.models[model].learner.adapt_options
+    for name in found:
+        if name not in takes:
+            raise InvalidError(
+                f"options.{name}: the model {model} takes {', '.join(takes) or 'no options'}: leave it out"
+            )
+    most = service.settings.limits.steps
+    if found.get("steps", 0) > most:
+        raise InvalidError(f"options.steps: expected at most {most}, got {found['steps']}")
+    return found
+
+
+def _encode(value: Any) -> str:
+    return base64.urlsafe_b64encode(json.dumps(value).encode()).decode()
+
+
+def _cursor(text: str | None) -> tuple[float, str] | None:
+    if text is None:
+        return None
+    try:
+        created, id_ = json.loads(base64.urlsafe_b64decode(text.encode()))
+        return float(created), str(id_)
+    except (ValueError, TypeError) as error:
+        raise InvalidError("after: expected what the page before gave as next") from error

@@ -1,0 +1,69 @@
+"""A learner as the server holds it: what it reads, what it embeds with, what is known of its confidence."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kshot import engine
+from kshot.artifacts import load_learner
+from kshot.episodes import Input, first_tensor
+from kshot.errors import UnsupportedError
+from kshot.learners.base import Learner
+
+
+@dataclass(eq=False)
+class ServedModel:
+    """One meta-learned model.
+
+    Attributes:
+        name: what requests call it by.
+        path: where it was loaded from.
+        digest: of its class, its configuration and its weights.
+        learner: in eval mode, for predictions; one thread uses it.
+        adapter: an equal one, for adaptations in another thread: a functional call swaps parameters for its length.
+        calibration: of its confidence and of its queries' distances, as `calibrate` measured them on val tasks; empty
+            where it could not.
+    """
+
+    name: str
+    path: str
+    digest: str
+    learner: Learner
+    adapter: Learner
+    calibration: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: str | Path, name: str | None = None) -> ServedModel:
+        """The model of a run, a saved learner or a shipped name.
+
+        Raises:
+            ArtifactError: there is none.
+            UnsupportedError: it is no classifier.
+        """
+        learner, digest = load_learner(path)
+        if learner.kind != "classification":
+            raise UnsupportedError(
+                f"expected a learner of classes to serve, got {path}, a {type(learner).__name__} for {learner.kind}: "
+                "use it in Python, with kshot.adapt"
+            )
+        learner.eval().requires_grad_(requires_grad=False)
+        name = name or Path(path).name
+        return cls(name, str(path), digest, learner, copy.deepcopy(learner))
+
+    @property
+    def cheap(self) -> bool:
+        """Whether a task is adapted on shared features: what may be done many times over within a request."""
+        return self.learner.shares_features()
+
+    def embed(self, learner: Learner, x: Input) -> tuple[Input, Tensor]:
+        """Shared features of raw examples, and what tells how near two of them are: `[n, d]`, the features themselves
+        where the learner has some."""
+        with torch.no_grad():
+            z = engine.compute_features(learner, x)
+        return z, first_tensor(z).flatten(1)

@@ -1,0 +1,130 @@
+"""Starts the server: one process, or several that share a port."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+from collections.abc import Mapping
+from functools import partial
+
+from sqlalchemy.engine import Connection
+
+from kshot.errors import ConfigError, MissingExtraError
+from kshot.serving.app import create_app
+from kshot.serving.calibration import calibration_of
+from kshot.serving.logs import set_up
+from kshot.serving.served import ServedModel
+from kshot.serving.service import Service
+from kshot.serving.settings import Settings
+from kshot.serving.store import access, registry
+from kshot.serving.store.database import Database
+from kshot.serving.store.migrate import migrate
+from kshot.serving.vault import Vault
+
+_log = logging.getLogger("kshot.serving")
+
+
+def load_models(settings: Settings) -> dict[str, ServedModel]:
+    """The models that the settings name, each by `NAME=PATH` or by the last part of its path.
+
+    Raises:
+        ConfigError: none, or two of one name.
+        ArtifactError: one is not there.
+    """
+    models: dict[str, ServedModel] = {}
+    for given in settings.models:
+        name, equals, path = given.partition("=")
+        model = ServedModel.load(path if equals else given, name if equals else None)
+        if model.name in models:
+            raise ConfigError(f"two models are called {model.name}: say NAME={given} for one of them")
+        models[model.name] = model
+    if not models:
+        raise ConfigError(
+            "there is nothing to serve: name a run, kshot serve runs/mine, or a shipped learner, characters"
+        )
+    return models
+
+
+def open_store(settings: Settings) -> tuple[Database, Vault]:
+    """The database, brought to today's schema, and the vault that belongs to it."""
+    database = Database(settings.database)
+    migrate(database)
+    return database, Vault.of_file(settings.master_key)
+
+
+def first_key(settings: Settings) -> str | None:
+    """The secret of a key that is made for the tenant `default` where there is none at all yet."""
+    if settings.authentication == "none":
+        return None
+    database, _ = open_store(settings)
+    try:
+
+        def change(connection: Connection) -> str | None:
+            return None if access.list_keys(connection) else access.create_key(connection, "default", "first")[1]
+
+        return database.write(change).result()
+    finally:
+        database.close()
+
+
+def build(settings: Settings, models: Mapping[str, ServedModel] | None = None) -> Service:
+    """A service as the settings describe it."""
+    import torch
+
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    models = load_models(settings) if models is None else models
+    database, vault = open_store(settings)
+    for model in models.values():
+        calibrated(database, model)
+    return Service(settings, models, database, vault)
+
+
+def calibrated(database: Database, model: ServedModel) -> None:
+    """Gives a model its calibration: as it was measured before, or by measuring it now, once for each digest."""
+    with database.reading() as connection:
+        known = registry.find(connection, model.digest)
+    if known is None:
+        _log.info("calibrating", extra={"model": model.name})
+        found, problem = calibration_of(model)
+        if problem:
+            _log.warning("not calibrated", extra={"model": model.name, "reason": problem})
+        known = {"calibration": found}
+        database.write(
+            partial(registry.add, digest=model.digest, name=model.name, path=model.path, info=known)
+        ).result()
+    model.calibration = known["calibration"]
+
+
+def run(settings: Settings, models: Mapping[str, ServedModel] | None = None) -> None:
+    """Serves until SIGTERM or Ctrl-C; then finishes what was begun."""
+    try:
+        import uvicorn
+    except ImportError as error:
+        raise MissingExtraError("uvicorn", "serve") from error
+    from kshot.serving.protocol import protocol
+
+    set_up(settings.log)
+    service = build(settings, models)
+    config = uvicorn.Config(
+        create_app(service),
+        host=settings.host,
+        port=settings.port,
+        http=protocol(settings.limits.header_seconds),
+        log_config=None,
+        access_log=False,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=30,
+        server_header=False,
+        backlog=2048,
+        limit_concurrency=None,
+    )
+    # uvicorn ends gracefully at a signal, and then raises it again for whoever else would have had it: nobody.
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        service.database.close()

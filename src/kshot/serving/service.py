@@ -1,0 +1,228 @@
+"""The server without HTTP: its models, its database, its lanes, and who may ask what of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+from sqlalchemy import text
+from sqlalchemy.engine import Connection
+from torch import Tensor
+
+from kshot.errors import suggest
+from kshot.serving.adapting import adapt_together
+from kshot.serving.inputs import Reader
+from kshot.serving.lanes import BusyError, Lane, LateError
+from kshot.serving.lookups import Gather
+from kshot.serving.metrics import Metrics
+from kshot.serving.predicting import Answer, Question, predict_together
+from kshot.serving.problems import (
+    BusyProblemError,
+    ConflictProblemError,
+    DeadlineError,
+    ForbiddenError,
+    NotFoundError,
+    RateError,
+    UnauthenticatedError,
+)
+from kshot.serving.rates import Rates
+from kshot.serving.served import ServedModel
+from kshot.serving.settings import Settings
+from kshot.serving.states import State, StateCache, decode
+from kshot.serving.store import access, tasks
+from kshot.serving.store.database import Database
+from kshot.serving.store.rows import Principal, TaskRow
+from kshot.serving.vault import Vault
+
+T = TypeVar("T")
+
+
+class Service:
+    """The server's state: models, database, cache, lanes.
+
+    Args:
+        settings: of the server.
+        models: by name; the first one is the default.
+        database: migrated.
+        vault: that belongs to it.
+    """
+
+    def __init__(self, settings: Settings, models: Mapping[str, ServedModel], database: Database, vault: Vault) -> None:
+        self.settings, self.database, self.vault = settings, database, vault
+        self.models = dict(models)
+        self.by_digest = {model.digest: model for model in models.values()}
+        self.readers = {name: Reader(model.learner, settings.limits) for name, model in models.items()}
+        self.cache = StateCache(settings.cache_bytes)
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="kshot-reads")
+        self.closing = False
+        self.metrics, self._rates = Metrics(), Rates()
+        self._everyone: Principal | None = None
+        if settings.authentication == "none":
+            self._everyone = Principal(None, database.write(_default_tenant).result(), access.SCOPES)
+        self._parsers = ThreadPoolExecutor(2, thread_name_prefix="kshot-parses")
+        self._principals = Gather(self._find_principals, self._threads)
+        self._tasks = Gather(self._find_tasks, self._threads)
+        self._states = Gather(self._find_states, self._threads)
+        self.predictions = Lane(
+            predict_together,
+            room=settings.queue,
+            batch=settings.batch,
+            name="kshot-predict",
+            done=partial(self.metrics.lane, "predict"),
+        )
+        self.adaptations = Lane(
+            adapt_together,
+            room=settings.queue * 4,
+            batch=settings.batch * 4,
+            name="kshot-adapt",
+            done=partial(self.metrics.lane, "adapt"),
+        )
+        self.metrics.watch(self)
+
+    def close(self) -> None:
+        """Finishes what was begun; the database is its opener's to close."""
+        self.closing = True
+        self.predictions.close()
+        self.adaptations.close()
+        self._threads.shutdown()
+        self._parsers.shutdown()
+
+    # ---------------------------------------------------------------- who and what
+
+    async def principal(self, secret: str | None) -> Principal:
+        """Whose key it is.
+
+        Raises:
+            UnauthenticatedError: nobody's.
+            RateError: the tenant's requests come too fast.
+        """
+        if self._everyone is not None:
+            return self._everyone
+        if not secret:
+            raise UnauthenticatedError("expected the header 'Authorization: Bearer KEY', got none")
+        found = await self._principals.get(access.hash_key(secret))
+        if found is None:
+            raise UnauthenticatedError("expected a valid key, got one that is unknown or was revoked")
+        rate = float(found.quotas.get("requests_per_second", self.settings.quotas.requests_per_second))
+        seconds = self._rates.take(found.tenant, rate)
+        if seconds:
+            self.metrics.refused.labels("rate").inc()
+            raise RateError(f"the tenant may make {rate:g} requests a second: wait {seconds:.2f} s", seconds)
+        return found
+
+    @staticmethod
+    def allow(principal: Principal, scope: str) -> None:
+        """Raises ForbiddenError where a key does not have a scope."""
+        if scope not in principal.scopes:
+            raise ForbiddenError(f"expected a key with the scope {scope}, got one with {', '.join(principal.scopes)}")
+
+    async def task(self, principal: Principal, id_: str) -> TaskRow:
+        """A task of the tenant's.
+
+        Raises:
+            NotFoundError: there is none; of another tenant's nothing else is said.
+        """
+        found = await self._tasks.get(id_)
+        if found is None or found.tenant != principal.tenant:
+            raise NotFoundError(f"there is no task {id_[:64]}: GET /v1/tasks lists those that there are")
+        return found
+
+    def model(self, name: str | None) -> ServedModel:
+        """A model by its name, or the default one.
+
+        Raises:
+            NotFoundError: no such model.
+        """
+        if name is None:
+            return next(iter(self.models.values()))
+        if name not in self.models:
+            raise NotFoundError(f"there is no model {name[:64]!r}. {suggest(name[:64], self.models)}")
+        return self.models[name]
+
+    async def state(self, task: TaskRow) -> State:
+        """The adapted state of the version that a task is at.
+
+        Raises:
+            NotFoundError: the task is gone.
+            ConflictProblemError: its model is not served any more.
+        """
+        state = self.cache.get(task.id, task.version)
+        if state is None:
+            state = await self._states.get(task.id)
+            if state is None:
+                raise NotFoundError(f"there is no task {task.id}: it was deleted")
+            self.cache.put(state)
+        if state.digest not in self.by_digest:
+            raise ConflictProblemError(
+                f"the model that task {task.id} was adapted with is not served here (digest {state.digest[:12]}...): "
+                "start the server with it, or make the task again"
+            )
+        return state
+
+    # ---------------------------------------------------------------- prediction
+
+    async def predict(
+        self, principal: Principal, state: State, x: Tensor, *, nearest: int = 0, deadline: float | None = None
+    ) -> Answer:
+        """What a task says of queries (as they are stored).
+
+        Raises:
+            BusyProblemError, DeadlineError, InputError.
+        """
+        model = self.by_digest[state.digest]
+        question = Question(state, model, self.readers[model.name].normalise(x), nearest)
+        answer: Answer = await self.compute(self.predictions, question, principal, len(x), deadline)
+        return answer
+
+    async def compute(self, lane: Lane[Any], work: Any, principal: Principal, size: int, deadline: float | None) -> Any:
+        try:
+            return await lane.do(work, tenant=principal.tenant, size=size, deadline=deadline)
+        except BusyError as error:
+            self.metrics.refused.labels("busy").inc()
+            raise BusyProblemError(
+                f"more examples wait than the server may keep waiting; try again in about {error.seconds:.1f} s",
+                error.seconds,
+            ) from None
+        except LateError:
+            raise DeadlineError("the deadline passed before the server came to it: ask for longer, or less") from None
+
+    async def parsing(self, function: Callable[..., T], *arguments: Any) -> T:
+        """What a function gives that reads what a request holds, in a thread: decoding images takes its time."""
+        return await asyncio.get_running_loop().run_in_executor(self._parsers, function, *arguments)
+
+    async def problems(self) -> list[str]:
+        """Why requests cannot be answered; nothing where they can."""
+        try:
+            await self.reading(lambda connection: connection.execute(text("SELECT 1")).scalar_one())
+        except Exception as error:
+            return [f"the database does not answer: {type(error).__name__}"]
+        return ["the server is ending"] if self.closing else []
+
+    async def reading(self, function: Callable[..., T], *arguments: Any) -> T:
+        def read() -> T:
+            with self.database.reading() as connection:
+                return function(connection, *arguments)
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, read)
+
+    # ---------------------------------------------------------------- reads, in a thread
+
+    def _find_principals(self, hashes: list[bytes]) -> Mapping[bytes, Principal]:
+        with self.database.reading() as connection:
+            return access.principals(connection, hashes)
+
+    def _find_tasks(self, ids: list[str]) -> Mapping[str, TaskRow]:
+        with self.database.reading() as connection:
+            return tasks.find(connection, ids)
+
+    def _find_states(self, ids: list[str]) -> Mapping[str, State]:
+        with self.database.reading() as connection:
+            found = tasks.load_states(connection, ids)
+        return {id_: decode(self.vault.open(sealed, f"state {id_}")) for id_, (_, _, sealed) in found.items()}
+
+
+def _default_tenant(connection: Connection) -> str:
+    return access.find_tenant(connection, "default") or access.create_tenant(connection, "default")

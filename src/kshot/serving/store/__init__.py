@@ -1,0 +1,1 @@
+"""What the server keeps: tables, and functions over a connection to them."""

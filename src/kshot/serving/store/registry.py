@@ -1,0 +1,27 @@
+"""The models that a database knows, by the digest of their weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import insert, select, update
+from sqlalchemy.engine import Connection
+
+from kshot.serving.store.rows import now
+from kshot.serving.store.tables import models
+
+
+def find(connection: Connection, digest: str) -> dict[str, Any] | None:
+    """What is known of a model; None of one that was never served."""
+    return connection.execute(select(models.c.info).where(models.c.digest == digest)).scalar_one_or_none()
+
+
+def add(connection: Connection, *, digest: str, name: str, path: str, info: dict[str, Any]) -> None:
+    """Notes a model as the one that new tasks of its name get."""
+    known = connection.execute(select(models.c.digest).where(models.c.digest == digest)).first()
+    if known is not None:  # by another worker, at the same time
+        return
+    connection.execute(update(models).where(models.c.name == name).values(current=False))
+    connection.execute(
+        insert(models).values(digest=digest, name=name, path=path, created=now(), current=True, info=info)
+    )

@@ -1,0 +1,237 @@
+"""Tasks in the database. Every function runs within the caller's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import and_, delete, insert, or_, select, update
+from sqlalchemy.engine import Connection
+
+from kshot.serving.store.rows import (
+    ConflictError,
+    ExampleRow,
+    GoneError,
+    QuotaError,
+    TaskRow,
+    VersionRow,
+    now,
+    pack,
+    unpack,
+)
+from kshot.serving.store.tables import answers, examples, states, tasks, tenants, versions
+from kshot.serving.vault import Sealed
+
+_TASK = [tasks.c[name] for name in TaskRow.__dataclass_fields__]
+
+
+def find(connection: Connection, ids: Iterable[str]) -> dict[str, TaskRow]:
+    """Those of the tasks that are there."""
+    rows = connection.execute(select(*_TASK).where(tasks.c.id.in_(list(ids))))
+    return {row.id: TaskRow(*row) for row in rows}
+
+
+def page(connection: Connection, tenant: str, after: tuple[float, str] | None, limit: int) -> list[TaskRow]:
+    """A tenant's tasks, the newest first.
+
+    Args:
+        after: creation and id of the last one of the page before.
+    """
+    query = select(*_TASK).where(tasks.c.tenant == tenant)
+    if after is not None:
+        created, id_ = after
+        query = query.where(or_(tasks.c.created < created, and_(tasks.c.created == created, tasks.c.id < id_)))
+    rows = connection.execute(query.order_by(tasks.c.created.desc(), tasks.c.id.desc()).limit(limit))
+    return [TaskRow(*row) for row in rows]
+
+
+def load_states(connection: Connection, ids: Iterable[str]) -> dict[str, tuple[int, str, Sealed]]:
+    """The version, the model's digest and the sealed state of tasks."""
+    rows = connection.execute(select(states).where(states.c.task.in_(list(ids))))
+    return {row.task: (row.version, row.digest, Sealed(row.key, row.content)) for row in rows}
+
+
+def load_examples(connection: Connection, task: str, numbers: Sequence[int] | None = None) -> list[ExampleRow]:
+    """Examples of a task in the order of their numbers."""
+    rows = connection.execute(select(examples).where(examples.c.task == task).order_by(examples.c.number))
+    wanted = None if numbers is None else set(numbers)
+    return [
+        ExampleRow(row.number, row.form, row.digest, Sealed(row.key, row.content), row.created)
+        for row in rows
+        if wanted is None or row.number in wanted
+    ]
+
+
+def load_versions(connection: Connection, task: str) -> list[VersionRow]:
+    """All versions of a task, the oldest first."""
+    rows = connection.execute(select(versions).where(versions.c.task == task).order_by(versions.c.number))
+    return [VersionRow(r.number, r.reason, r.digest, tuple(unpack(r.members)), r.info, r.created) for r in rows]
+
+
+def load_version(connection: Connection, task: str, number: int) -> VersionRow | None:
+    """One version of a task."""
+    row = connection.execute(select(versions).where(versions.c.task == task, versions.c.number == number)).one_or_none()
+    if row is None:
+        return None
+    return VersionRow(row.number, row.reason, row.digest, tuple(unpack(row.members)), row.info, row.created)
+
+
+def create(
+    connection: Connection,
+    task: TaskRow,
+    version: VersionRow,
+    added: Sequence[ExampleRow],
+    state: Sealed,
+    quotas: Mapping[str, int],
+) -> None:
+    """A new task with its first version.
+
+    Raises:
+        QuotaError: the tenant would have more than it may.
+    """
+    size = sum(example.bytes for example in added)
+    count(connection, task.tenant, {"tasks": 1, "examples": len(added), "bytes": size}, quotas)
+    values = {name: getattr(task, name) for name in TaskRow.__dataclass_fields__}
+    connection.execute(insert(tasks).values(**values, bytes=size))
+    _add_examples(connection, task.id, added)
+    _add_version(connection, task.id, version)
+    connection.execute(insert(states).values(**_state(task.id, version, state)))
+
+
+def change(
+    connection: Connection,
+    task: TaskRow,
+    version: VersionRow,
+    state: Sealed,
+    *,
+    added: Sequence[ExampleRow] = (),
+    removed: Sequence[int] = (),
+    quotas: Mapping[str, int] | None = None,
+) -> None:
+    """A task's next version, which is served from now on.
+
+    Args:
+        task: as it was read.
+        added: examples that come with it.
+        removed: numbers of examples that are erased: from the database, and from the versions before.
+
+    Raises:
+        GoneError: the task is not there any more.
+        ConflictError: it is not as it was read any more.
+        QuotaError: the tenant would have more than it may.
+    """
+    freed = 0
+    if removed:
+        these = and_(examples.c.task == task.id, examples.c.number.in_(list(removed)))
+        freed = sum(len(content) for (content,) in connection.execute(select(examples.c.content).where(these)))
+    size = sum(example.bytes for example in added) - freed
+    done = connection.execute(
+        update(tasks)
+        .where(tasks.c.id == task.id, tasks.c.last_version == task.last_version, tasks.c.version == task.version)
+        .values(
+            version=version.number,
+            last_version=max(version.number, task.last_version),
+            last_example=task.last_example + len(added),
+            updated=now(),
+            bytes=tasks.c.bytes + size,
+        )
+    )
+    if not done.rowcount:
+        there = connection.execute(select(tasks.c.id).where(tasks.c.id == task.id)).first()
+        raise (ConflictError if there else GoneError)(task.id)
+    count(connection, task.tenant, {"examples": len(added) - len(removed), "bytes": size}, quotas)
+    if removed:
+        connection.execute(delete(examples).where(these))
+        for old in load_versions(connection, task.id):
+            if set(old.members) & set(removed):
+                connection.execute(
+                    update(versions)
+                    .where(versions.c.task == task.id, versions.c.number == old.number)
+                    .values(members=pack(set(old.members) - set(removed)), info=_without_findings(old.info))
+                )
+    _add_examples(connection, task.id, added)
+    _add_version(connection, task.id, version)
+    connection.execute(update(states).where(states.c.task == task.id).values(**_state(task.id, version, state)))
+
+
+def remove(connection: Connection, task: TaskRow) -> None:
+    """Everything of a task.
+
+    Raises:
+        GoneError: it was not there.
+    """
+    size = connection.execute(select(tasks.c.bytes).where(tasks.c.id == task.id)).scalar_one_or_none()
+    if size is None:
+        raise GoneError(task.id)
+    held = len(connection.execute(select(examples.c.number).where(examples.c.task == task.id)).all())
+    connection.execute(delete(answers).where(answers.c.task == task.id))
+    connection.execute(delete(tasks).where(tasks.c.id == task.id))  # and, by reference, all that is its own
+    count(connection, task.tenant, {"tasks": -1, "examples": -held, "bytes": -size})
+
+
+def count(
+    connection: Connection, tenant: str, more: Mapping[str, int], quotas: Mapping[str, int] | None = None
+) -> None:
+    """Adds to what a tenant has.
+
+    Raises:
+        QuotaError: it would be more than it may.
+    """
+    connection.execute(
+        update(tenants)
+        .where(tenants.c.id == tenant)
+        .values({name: tenants.c[name] + number for name, number in more.items()})
+    )
+    has = connection.execute(select(tenants).where(tenants.c.id == tenant)).one()._mapping
+    for name, number in more.items():
+        limit = (quotas or {}).get(name)
+        if number > 0 and limit is not None and has[name] > limit:
+            raise QuotaError(name, limit, has[name])
+
+
+def _add_examples(connection: Connection, task: str, added: Sequence[ExampleRow]) -> None:
+    if added:
+        connection.execute(
+            insert(examples),
+            [
+                {
+                    "task": task,
+                    "number": e.number,
+                    "created": e.created,
+                    "form": e.form,
+                    "digest": e.digest,
+                    "key": e.sealed.key,
+                    "content": e.sealed.content,
+                }
+                for e in added
+            ],
+        )
+
+
+def _add_version(connection: Connection, task: str, version: VersionRow) -> None:
+    connection.execute(
+        insert(versions).values(
+            task=task,
+            number=version.number,
+            created=version.created,
+            reason=version.reason,
+            digest=version.digest,
+            members=pack(version.members),
+            info=version.info,
+        )
+    )
+
+
+def _state(task: str, version: VersionRow, state: Sealed) -> dict[str, Any]:
+    return {
+        "task": task,
+        "version": version.number,
+        "digest": version.digest,
+        "key": state.key,
+        "content": state.content,
+    }
+
+
+def _without_findings(info: Mapping[str, Any]) -> dict[str, Any]:
+    """What was found out with an example that is gone does not outlive it."""
+    return {key: value for key, value in info.items() if key == "labels"}

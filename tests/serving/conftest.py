@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from postgres import cluster
+from serving_toys import Letters, Server
+
+from kshot.serving.served import ServedModel
+from kshot.serving.store.database import Database
+from kshot.serving.store.migrate import migrate
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    with cluster() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: Any, tmp_path: Path) -> str:
+    """An empty database, of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/kshot.db"
+    import psycopg
+
+    base: str = request.getfixturevalue("postgres")
+    name = f"test_{next(_numbers)}"
+    with psycopg.connect(base, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return base.replace("/postgres?", f"/{name}?")
+
+
+@pytest.fixture(scope="session")
+def model() -> ServedModel:
+    """The learner that ships with kshot."""
+    return ServedModel.load("characters")
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[Database]:
+    opened = Database(url)
+    migrate(opened)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def server(database: Database, model: ServedModel, tmp_path: Path) -> Iterator[Server]:
+    with Server(database, {"characters": model}, tmp_path).running() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def letters() -> Letters:
+    return Letters()

@@ -1,0 +1,75 @@
+"""What is measured of a model before any tenant's task."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import kshot
+from kshot.serving.calibration import (
+    calibrate,
+    calibration_of,
+    fit_temperature,
+    fit_threshold,
+    log_distances,
+    reference,
+)
+from kshot.serving.served import ServedModel
+from kshot.serving.server import calibrated
+from kshot.serving.store.database import Database
+
+
+@pytest.mark.parametrize("true", [0.3, 1.0, 4.0])
+def test_the_temperature_is_found(true: float) -> None:
+    """Labels drawn from the softmax of logits at a temperature: it is what explains them best."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(20_000, 5, generator=generator)
+    targets = torch.multinomial((logits / true).softmax(-1), 1, generator=generator).squeeze(-1)
+    assert fit_temperature(logits, targets) == pytest.approx(true, rel=0.05)
+
+
+def test_the_threshold_is_the_lowest_that_is_right_enough() -> None:
+    confidence = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.5])
+    right = torch.tensor([True, True, False, True, False])
+    assert fit_threshold(confidence, right, 0.75) == pytest.approx(0.6)
+    assert fit_threshold(confidence, right, 1.0) == pytest.approx(0.8)
+    assert fit_threshold(confidence, ~right, 1.0) == pytest.approx(0.9), "none is: only what is as sure as the surest"
+
+
+def test_distances() -> None:
+    support = torch.tensor([[0.0, 0.0], [3.0, 4.0], [3.0, 5.0]])
+    far = log_distances(torch.tensor([[0.0, math.e], [3.0, 4.0 - math.e]]), support)
+    torch.testing.assert_close(far, torch.tensor([1.0, 1.0]))
+    assert reference(support) == pytest.approx((math.log(5) + 0 + 0) / 3, abs=1e-6)
+
+
+def test_it_holds_for_other_tasks(model: ServedModel) -> None:
+    source = kshot.tasks.load("glyphs", way=5, shot=5, query=5)
+    found = calibrate(model, source.val, tasks=60)
+    assert found["accuracy"] > 0.8
+    assert 0 < found["threshold"] < 1
+    assert found["split"] == "val"
+    others = calibrate(model, source.test, tasks=60, seed=1)
+    assert others["drift"]["mean"] == pytest.approx(found["drift"]["mean"], abs=0.2)
+
+
+def test_it_is_measured_once(database: Database) -> None:
+    model = ServedModel.load("characters")
+    calibrated(database, model)
+    assert model.calibration["tasks"] == 300
+    again = ServedModel.load("characters")
+    again.adapter = None  # type: ignore[assignment]
+    calibrated(database, again)
+    assert again.calibration == model.calibration
+
+
+def test_what_cannot_be_calibrated_says_why() -> None:
+    learner = kshot.ProtoNet(kshot.models.MLP(4, hidden=(4,)))
+    bare = ServedModel("bare", "-", "0", learner, learner)
+    assert calibration_of(bare) == ({}, "what it was trained on is not recorded")
+    learner.provenance = {"source": {"name_or_path": "none/here"}}
+    found, problem = calibration_of(bare)
+    assert found == {}
+    assert problem.startswith("its data cannot be loaded (there is no file or folder none/here")
