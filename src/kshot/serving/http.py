@@ -64,16 +64,19 @@ async def body_of(http: HTTPRequest, limits: Limits) -> bytes:
     length = http.headers.get("content-length", "")
     if length.isdigit() and int(length) > limits.body_bytes:
         raise TooLargeError(f"expected a body of at most {limits.body_bytes:,} bytes, got {int(length):,}")
-    parts, size = [], 0
     try:
-        async with asyncio.timeout(limits.body_seconds):
-            async for part in http.stream():
-                size += len(part)
-                if size > limits.body_bytes:
-                    raise TooLargeError(f"expected a body of at most {limits.body_bytes:,} bytes, got more")
-                parts.append(part)
-    except TimeoutError:
+        return await asyncio.wait_for(_received(http, limits), limits.body_seconds)
+    except asyncio.TimeoutError:
         raise SlowError(f"expected the body within {limits.body_seconds:g} s") from None
+
+
+async def _received(http: HTTPRequest, limits: Limits) -> bytes:
+    parts, size = [], 0
+    async for part in http.stream():
+        size += len(part)
+        if size > limits.body_bytes:
+            raise TooLargeError(f"expected a body of at most {limits.body_bytes:,} bytes, got more")
+        parts.append(part)
     return b"".join(parts)
 
 
