@@ -17,11 +17,16 @@ from kshot.cli.app import app
 
 COMMANDS = [
     *("train", "evaluate", "compare", "adapt", "predict", "report", "reproduce"),
-    *("quickstart", "doctor", "init", "pipeline"),
+    *("quickstart", "doctor", "init", "pipeline", "serve"),
 ]
 
 
-@pytest.mark.parametrize("command", [[c] for c in COMMANDS] + [["data", c] for c in ("list", "info", "get")])
+@pytest.mark.parametrize(
+    "command",
+    [[c] for c in COMMANDS]
+    + [["data", c] for c in ("list", "info", "get")]
+    + [["keys", c] for c in ("create", "list", "revoke")],
+)
 def test_every_help_has_an_example(kshot: Kshot, command: list[str]) -> None:
     text = kshot(*command, "--help").stdout
     assert f"Examples:\n    kshot {' '.join(command)}" in text

@@ -9,6 +9,7 @@ import pytest
 from postgres import cluster
 from serving_toys import Letters, Server
 
+from kshot.serving.calibration import calibration_of
 from kshot.serving.served import ServedModel
 from kshot.serving.store.database import Database
 from kshot.serving.store.migrate import migrate
@@ -38,8 +39,11 @@ def url(request: Any, tmp_path: Path) -> str:
 
 @pytest.fixture(scope="session")
 def model() -> ServedModel:
-    """The learner that ships with kshot."""
-    return ServedModel.load("characters")
+    """The learner that ships with kshot, calibrated."""
+    loaded = ServedModel.load("characters")
+    loaded.calibration, problem = calibration_of(loaded, tasks=50)
+    assert not problem
+    return loaded
 
 
 @pytest.fixture

@@ -55,7 +55,8 @@ def test_a_wrong_label_is_suspected(server: Server, letters: Letters) -> None:
     right = examples[7]["label"]
     examples[7]["label"] = next(label for label in ("c0", "c1") if label != right)
     suspects = server.create(examples)["suspects"]
-    assert {"example": 8, "instead": right} in [{k: s[k] for k in ("example", "instead")} for s in suspects]
+    assert 8 in [one["example"] for one in suspects]
+    assert len(suspects) <= 3
 
 
 def test_examples_come_as_arrays_files_or_bytes(server: Server, letters: Letters) -> None:

@@ -47,21 +47,27 @@ def test_distances() -> None:
 
 def test_it_holds_for_other_tasks(model: ServedModel) -> None:
     source = kshot.tasks.load("glyphs", way=5, shot=5, query=5)
-    found = calibrate(model, source.val, tasks=60)
-    assert found["accuracy"] > 0.8
-    assert 0 < found["threshold"] < 1
+    found = calibrate(model, source.val, tasks=50)
+    others = calibrate(model, source.test, tasks=50, seed=1)
     assert found["split"] == "val"
-    others = calibrate(model, source.test, tasks=60, seed=1)
-    assert others["drift"]["mean"] == pytest.approx(found["drift"]["mean"], abs=0.2)
+    assert list(found["shots"]) == ["1", "2", "5", "10"]
+    for shot, one in found["shots"].items():
+        assert one["accuracy"] > 0.8
+        assert 0 < one["threshold"] < 1
+        assert others["shots"][shot]["drift"]["mean"] == pytest.approx(one["drift"]["mean"], abs=0.2)
+    assert found["shots"]["1"]["accuracy"] < found["shots"]["10"]["accuracy"]
+    named = ServedModel("a", "-", "0", model.learner, model.adapter, found)
+    assert named.calibrated(5.5) == found["shots"]["5"]
+    assert named.calibrated(1000) == found["shots"]["10"]
 
 
 def test_it_is_measured_once(database: Database) -> None:
     model = ServedModel.load("characters")
-    calibrated(database, model)
-    assert model.calibration["tasks"] == 300
+    calibrated(database, model, tasks=4)
+    assert model.calibration["tasks"] == 4
     again = ServedModel.load("characters")
     again.adapter = None  # type: ignore[assignment]
-    calibrated(database, again)
+    calibrated(database, again, tasks=4)
     assert again.calibration == model.calibration
 
 

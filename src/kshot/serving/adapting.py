@@ -121,7 +121,7 @@ def _adapt(orders: Sequence[Order]) -> list[Adaptation]:
         embedding = first_tensor(z).flatten(1)
         checked, suggested = None, []
         if order.check:
-            temperature = model.calibration.get("temperature", 1.0)
+            temperature = model.calibrated(len(order.y) / order.way).get("temperature", 1.0)
             checked = held_out(learner, replace(support, unlabeled=None), temperature, order.options)
             own.lap("held_out")
         if others is not None:

@@ -22,19 +22,32 @@ import kshot
 from kshot.serving.changing import Changes
 from kshot.serving.http import problem_response
 from kshot.serving.problems import InternalError, InvalidError, MethodError, NotFoundError, ProblemError
-from kshot.serving.routes import operations, predictions, tasks
+from kshot.serving.routes import feedback, operations, predictions, tasks, tenants
 from kshot.serving.service import Service
 
 _log = logging.getLogger("kshot.serving")
+FLUSH_SECONDS = 5.0
+"""Between two times that what was only counted is written down."""
+
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def create_app(service: Service) -> FastAPI:
     """The application that serves a service, which is closed when the application ends."""
 
+    async def flushing() -> None:
+        while True:
+            await asyncio.sleep(FLUSH_SECONDS)
+            try:
+                await asyncio.to_thread(service.flush)
+            except Exception:
+                _log.exception("what was counted could not be written")
+
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        task = asyncio.create_task(flushing())
         yield
+        task.cancel()
         await asyncio.to_thread(service.close)
 
     app = FastAPI(
@@ -44,7 +57,7 @@ def create_app(service: Service) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.service, app.state.changes = service, Changes(service)
-    for module in (tasks, predictions, operations):
+    for module in (tasks, predictions, feedback, tenants, operations):
         app.include_router(module.router)
     app.add_exception_handler(ProblemError, _on_problem)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, _on_validation)  # type: ignore[arg-type]

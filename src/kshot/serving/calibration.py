@@ -10,26 +10,39 @@ import torch
 from torch import Tensor
 
 from kshot import engine
+from kshot.engine.fits import check_support_size
 from kshot.episodes import Episodes
-from kshot.errors import KshotError
+from kshot.errors import ConfigError, DataError, KshotError, UnsupportedError
 from kshot.functional import mask_logits, squared_distance
 from kshot.serving.served import ServedModel
 from kshot.tasks.split import TaskSplit
 
-TASKS = 300
+TASKS = 150
+SHOTS = (1, 2, 5, 10)
 TARGET = 0.95
 """The share of right answers, among those that are given, that the threshold is set for."""
 
 
 def calibrate(model: ServedModel, split: TaskSplit, tasks: int = TASKS, seed: int = 0) -> dict[str, Any]:
-    """Temperature, threshold and distances on a split's tasks.
+    """Temperature, threshold and distances on a split's tasks of several shots, on which all three depend.
 
     Args:
         model: whose adapter does it.
         split: of classes that it was not trained on: `val`.
-        tasks: how many; half of them set the temperature, the other half the threshold.
+        tasks: how many of each shot; half of them set the temperature, the other half the threshold.
         seed: of the tasks.
     """
+    found: dict[str, Any] = {"tasks": tasks, "split": split.name, "target": TARGET, "shots": {}}
+    for shot in SHOTS:
+        try:
+            check_support_size(model.learner, split.way * shot)
+            found["shots"][str(shot)] = _calibrate(model, split.replace(shot=shot), tasks, seed)
+        except (DataError, UnsupportedError, ConfigError):
+            continue  # classes with fewer examples, a learner of shorter supports, tasks of no single shot
+    return found
+
+
+def _calibrate(model: ServedModel, split: TaskSplit, tasks: int, seed: int) -> dict[str, Any]:
     logits: list[Tensor] = []
     targets: list[Tensor] = []
     gaps: list[Tensor] = []
@@ -37,20 +50,18 @@ def calibrate(model: ServedModel, split: TaskSplit, tasks: int = TASKS, seed: in
         episodes = split.sample(min(25, tasks - start), seed=seed, first=start)
         found, right, gap = _measure(model, episodes)
         logits, targets, gaps = [*logits, found], [*targets, right], [*gaps, *gap]
-    half = len(logits) // 2
+    half = max(1, len(logits) // 2)
     temperature = fit_temperature(torch.cat(logits[:half]), torch.cat(targets[:half]))
-    probabilities = (torch.cat(logits[half:]) / temperature).softmax(-1)
+    probabilities = (torch.cat(logits[-half:]) / temperature).softmax(-1)
     confidence, predicted = probabilities.max(-1)
+    right = predicted == torch.cat(targets[-half:])
     means = torch.tensor([float(gap.mean()) for gap in gaps], dtype=torch.float64)
     within = float(torch.stack([gap.var() for gap in gaps]).mean())
     queries = sum(len(gap) for gap in gaps) / len(gaps)
     return {
         "temperature": temperature,
-        "threshold": fit_threshold(confidence, predicted == torch.cat(targets[half:])),
-        "target": TARGET,
-        "accuracy": float((predicted == torch.cat(targets[half:])).double().mean()),
-        "tasks": tasks,
-        "split": split.name,
+        "threshold": fit_threshold(confidence, right),
+        "accuracy": float(right.double().mean()),
         "drift": {
             "mean": float(means.mean()),
             "within": within,
@@ -120,17 +131,17 @@ def fit_threshold(confidence: Tensor, right: Tensor, target: float = TARGET) -> 
     return float(confidence[order[int(enough[-1])]]) if len(enough) else float(confidence.max())
 
 
-def calibration_of(model: ServedModel) -> tuple[dict[str, Any], str]:
+def calibration_of(model: ServedModel, tasks: int = TASKS) -> tuple[dict[str, Any], str]:
     """What `calibrate` finds on the val tasks of what a model was trained on; or nothing, and why."""
-    from kshot import tasks
+    from kshot.tasks import load
 
     spec = model.learner.provenance.get("source")
     if not isinstance(spec, dict) or "name_or_path" not in spec:
         return {}, "what it was trained on is not recorded"
     try:
-        source = tasks.load(**spec)
+        source = load(**spec)
         if "val" not in source.splits:
             return {}, "its data has no val classes"
-        return calibrate(model, source.splits["val"]), ""
+        return calibrate(model, source.splits["val"], tasks), ""
     except KshotError as error:
         return {}, f"its data cannot be loaded ({error})"

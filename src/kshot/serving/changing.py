@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 from torch import Tensor
@@ -16,12 +17,13 @@ from torch import Tensor
 from kshot.serving.adapting import Adaptation
 from kshot.serving.looking import document
 from kshot.serving.making import Member, adapted_state, kept_examples
-from kshot.serving.payloads import open_example
+from kshot.serving.payloads import open_example, seal_example
+from kshot.serving.predicting import describe
 from kshot.serving.problems import ConflictProblemError, IdempotencyError, NotFoundError, QuotaProblemError
 from kshot.serving.served import ServedModel
 from kshot.serving.service import Service
 from kshot.serving.states import State, encode
-from kshot.serving.store import journal, tasks
+from kshot.serving.store import access, journal, tasks
 from kshot.serving.store.rows import (
     ConflictError,
     ExampleRow,
@@ -114,7 +116,7 @@ class Changes:
         rows = kept_examples(self.service, model, id_, members, adaptation)
         sealed = self.service.vault.seal(encode(state), f"state {id_}")
         said = _report(task, version, adaptation, began)
-        quotas = self._quotas(request.principal)
+        quotas = self.service.quotas(request.principal)
 
         def change(connection: Connection) -> None:
             tasks.create(connection, task, version, rows, sealed, quotas)
@@ -122,6 +124,7 @@ class Changes:
         outcome = await self._commit(request, "create", change, Outcome(201, said, id_), examples=len(members))
         if not outcome.replayed:
             self.service.cache.put(state)
+            self.service.meter.add(request.principal.tenant, adaptations=1)
         return outcome
 
     async def add(self, request: Request, task: TaskRow, given: Given, *, unlabeled: Tensor | None = None) -> Outcome:
@@ -194,7 +197,7 @@ class Changes:
             rows = kept_examples(self.service, model, task.id, members, adaptation, {member.number for member in added})
             sealed = self.service.vault.seal(encode(state), f"state {task.id}")
             outcome = Outcome(200, _report(task, version, adaptation, began), task.id)
-            change = _next(task, version, sealed, rows, removed, self._quotas(request.principal))
+            change = _next(task, version, sealed, rows, removed, self.service.quotas(request.principal))
             try:
                 outcome = await self._commit(request, reason, change, outcome, version=number)
             except ConflictError:
@@ -206,6 +209,7 @@ class Changes:
                 continue
             if not outcome.replayed:
                 self.service.cache.put(state)
+                self.service.meter.add(request.principal.tenant, adaptations=1)
             if removed:
                 await self.service.parsing(self.service.database.erase)
             return outcome
@@ -243,6 +247,44 @@ class Changes:
             x, label = open_example(self.service.vault.open(row.sealed, f"example {task.id}/{row.number}"))
             members.append(Member(row.number, str(label), x, row.form == "features", row.digest, row.created))
         return model, members
+
+    async def judge(
+        self, request: Request, task: TaskRow, state: State, label: str, predicted: str | None, x: Tensor | None
+    ) -> Outcome:
+        """Notes what a query was, and whether the task was right about it.
+
+        Args:
+            task, state: the task, and its state.
+            label: what the query was.
+            predicted: what was said of it; None: what is said of `x` now.
+            x: the query as it is stored, which is kept where raw examples are.
+        """
+        kept = await self._replayed(request)
+        if kept is not None:
+            return kept
+        if predicted is None:
+            assert x is not None
+            found = await self.service.predict(request.principal, state, x)
+            predicted = describe(found, state)[0]["label"]
+        keep = x is not None and self.service.settings.retention == "raw"
+        content = seal_example(x[0] if keep and x is not None else torch.zeros(0), label)
+        sealed = self.service.vault.seal(content, f"feedback {task.id}")
+        right = predicted == label
+
+        def change(connection: Connection) -> None:
+            journal.add_feedback(connection, task.id, state.version, right=right, sealed=sealed)
+
+        said = {"task": task.id, "version": state.version, "label": label, "predicted": predicted, "right": right}
+        return await self._commit(request, "feedback", change, Outcome(201, said, task.id))
+
+    async def erase_tenant(self, request: Request) -> None:
+        """Deletes a tenant with its tasks, examples and keys; the audit log keeps that it was erased."""
+
+        def change(connection: Connection) -> None:
+            access.erase_tenant(connection, request.principal.tenant)
+
+        await self._commit(replace(request, idempotency=None), "tenant.erase", change, Outcome(204, {}))
+        await self.service.parsing(self.service.database.erase)
 
     async def adapt_only(
         self,
@@ -308,10 +350,6 @@ class Changes:
                 f"the Idempotency-Key {key[:64]!r} was sent with another request before: use a new one for each"
             )
         return Outcome(kept.status, json.loads(kept.content), replayed=True)
-
-    def _quotas(self, principal: Principal) -> dict[str, int]:
-        base = self.service.settings.quotas
-        return {name: principal.quotas.get(name, getattr(base, name)) for name in ("tasks", "examples", "bytes")}
 
 
 def _report(task: TaskRow, version: VersionRow, adaptation: Adaptation, began: float) -> dict[str, Any]:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
+from collections.abc import AsyncIterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy.engine import Connection
+
 from kshot.learners.adapted import AdaptedModel
+from kshot.serving.health import Seen, report
+from kshot.serving.payloads import open_example
 from kshot.serving.problems import NotFoundError
 from kshot.serving.service import Service
-from kshot.serving.store import tasks
+from kshot.serving.store import access, journal, tasks
 from kshot.serving.store.rows import Principal, TaskRow, VersionRow
 
 
@@ -27,7 +33,7 @@ def about(service: Service, name: str) -> dict[str, Any]:
         "way": learner.way,
         "max_examples": learner.max_support,
         "options": list(learner.adapt_options),
-        "calibrated": "threshold" in model.calibration,
+        "calibrated": bool(model.calibration.get("shots")),
     }
 
 
@@ -87,6 +93,54 @@ async def artifact(service: Service, task: TaskRow) -> bytes:
     model = service.by_digest[state.digest]
     adapted = AdaptedModel(model.learner, state.adapted, state.classes, state.labels, {"task": task.id})
     return await service.parsing(_file_of, adapted)
+
+
+async def health(service: Service, task: TaskRow) -> dict[str, Any]:
+    """How a task's queries look, over all processes as far as they have said, and how often it was right."""
+    stored, (right, judged) = await service.reading(journal.load_health, task.id)
+    seen = service.watch.of(task.id, task.version)
+    if stored is not None and stored[0] == task.version:
+        seen = seen + Seen(**stored[1])
+    state = await service.state(task)
+    calibration = service.by_digest[state.digest].calibrated(len(state.numbers) / len(state.labels))
+    return {"task": task.id, "version": task.version, **report(seen, calibration, right, judged)}
+
+
+async def tenant(service: Service, principal: Principal) -> dict[str, Any]:
+    """What a tenant has, may have, and used."""
+
+    def read(connection: Connection) -> dict[str, Any]:
+        return {
+            "has": access.holdings(connection, principal.tenant),
+            "used": journal.used(connection, principal.tenant),
+        }
+
+    return {"tenant": principal.tenant, **await service.reading(read), "quotas": service.quotas(principal)}
+
+
+async def audit(service: Service, principal: Principal, before: int | None, limit: int) -> dict[str, Any]:
+    """A page of a tenant's audit log."""
+    lines = await service.reading(journal.audit_page, principal.tenant, before, limit)
+    next_ = lines[-1]["id"] if len(lines) == limit else None
+    return {"audit": [{**line, "at": _moment(line["at"])} for line in lines], "next": next_}
+
+
+async def export(service: Service, principal: Principal) -> AsyncIterator[bytes]:
+    """All that is stored of a tenant, line by line: what it is, then its tasks with their versions and examples."""
+    yield _line({"kind": "tenant", **await tenant(service, principal)})
+    after = None
+    while found := await page(service, principal, after, 100):
+        for task in found:
+            yield _line({"kind": "task", **brief(task), "versions": await versions(service, task)})
+            for row in await service.reading(tasks.load_examples, task.id):
+                x, label = open_example(service.vault.open(row.sealed, f"example {task.id}/{row.number}"))
+                about = {"kind": "example", "task": task.id, "number": row.number, "label": label, "form": row.form}
+                yield _line({**about, "created": _moment(row.created), "x": x.tolist()})
+        after = (found[-1].created, found[-1].id)
+
+
+def _line(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, ensure_ascii=False).encode() + b"\n"
 
 
 def document(task: TaskRow, version: VersionRow) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kshot.serving.adapting import Adaptation, Order
+from kshot.serving.calibration import reference
 from kshot.serving.payloads import seal_example
 from kshot.serving.problems import ConflictProblemError, SupportProblemError
 from kshot.serving.served import ServedModel
@@ -113,9 +114,13 @@ def _findings(
     model: ServedModel, adaptation: Adaptation, labels: Sequence[str], numbers: Sequence[int]
 ) -> dict[str, Any]:
     """What a version's info says."""
-    info: dict[str, Any] = {"labels": list(labels), "temperature": model.calibration.get("temperature", 1.0)}
-    if "threshold" in model.calibration:
-        info["threshold"] = model.calibration["threshold"]
+    known = model.calibrated(len(numbers) / len(labels))
+    info: dict[str, Any] = {
+        "labels": list(labels),
+        "temperature": known.get("temperature", 1.0),
+        "threshold": known.get("threshold"),
+        "reference": reference(adaptation.embedding),
+    }
     if adaptation.held_out is not None:
         info["leave_one_out"] = adaptation.held_out.accuracy()
         info["suspects"] = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,14 @@ class ServedModel:
     def cheap(self) -> bool:
         """Whether a task is adapted on shared features: what may be done many times over within a request."""
         return self.learner.shares_features()
+
+    def calibrated(self, shot: float) -> dict[str, Any]:
+        """What was measured on tasks of about so many examples a class; nothing where nothing was."""
+        shots: dict[str, Any] = self.calibration.get("shots", {})
+        if not shots:
+            return {}
+        near = min(shots, key=lambda known: abs(math.log(int(known) / max(shot, 0.5))))
+        return dict(shots[near])
 
     def embed(self, learner: Learner, x: Input) -> tuple[Input, Tensor]:
         """Shared features of raw examples, and what tells how near two of them are: `[n, d]`, the features themselves

@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 
 from kshot.errors import ConfigError, MissingExtraError
 from kshot.serving.app import create_app
-from kshot.serving.calibration import calibration_of
+from kshot.serving.calibration import TASKS, calibration_of
 from kshot.serving.logs import set_up
 from kshot.serving.served import ServedModel
 from kshot.serving.service import Service
@@ -81,13 +81,13 @@ def build(settings: Settings, models: Mapping[str, ServedModel] | None = None) -
     return Service(settings, models, database, vault)
 
 
-def calibrated(database: Database, model: ServedModel) -> None:
+def calibrated(database: Database, model: ServedModel, tasks: int = TASKS) -> None:
     """Gives a model its calibration: as it was measured before, or by measuring it now, once for each digest."""
     with database.reading() as connection:
         known = registry.find(connection, model.digest)
     if known is None:
         _log.info("calibrating", extra={"model": model.name})
-        found, problem = calibration_of(model)
+        found, problem = calibration_of(model, tasks)
         if problem:
             _log.warning("not calibrated", extra={"model": model.name, "reason": problem})
         known = {"calibration": found}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeVar
 
@@ -14,9 +15,11 @@ from torch import Tensor
 
 from kshot.errors import suggest
 from kshot.serving.adapting import adapt_together
+from kshot.serving.health import Watch
 from kshot.serving.inputs import Reader
 from kshot.serving.lanes import BusyError, Lane, LateError
 from kshot.serving.lookups import Gather
+from kshot.serving.meter import Meter
 from kshot.serving.metrics import Metrics
 from kshot.serving.predicting import Answer, Question, predict_together
 from kshot.serving.problems import (
@@ -32,7 +35,7 @@ from kshot.serving.rates import Rates
 from kshot.serving.served import ServedModel
 from kshot.serving.settings import Settings
 from kshot.serving.states import State, StateCache, decode
-from kshot.serving.store import access, tasks
+from kshot.serving.store import access, journal, tasks
 from kshot.serving.store.database import Database
 from kshot.serving.store.rows import Principal, TaskRow
 from kshot.serving.vault import Vault
@@ -59,6 +62,7 @@ class Service:
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="kshot-reads")
         self.closing = False
         self.metrics, self._rates = Metrics(), Rates()
+        self.watch, self.meter = Watch(), Meter()
         self._everyone: Principal | None = None
         if settings.authentication == "none":
             self._everyone = Principal(None, database.write(_default_tenant).result(), access.SCOPES)
@@ -82,11 +86,25 @@ class Service:
         )
         self.metrics.watch(self)
 
+    def flush(self) -> None:
+        """Writes down what was only counted so far: use, and how queries look. A killed process loses that alone."""
+        seen, used = self.watch.take(), self.meter.take()
+
+        def change(connection: Connection) -> None:
+            for (task, version), one in seen.items():
+                journal.add_health(connection, task, version, asdict(one))
+            for day, amounts in used.items():
+                journal.use(connection, day, amounts)
+
+        if seen or used:
+            self.database.write(change).result()
+
     def close(self) -> None:
         """Finishes what was begun; the database is its opener's to close."""
         self.closing = True
         self.predictions.close()
         self.adaptations.close()
+        self.flush()
         self._threads.shutdown()
         self._parsers.shutdown()
 
@@ -107,6 +125,7 @@ class Service:
         if found is None:
             raise UnauthenticatedError("expected a valid key, got one that is unknown or was revoked")
         rate = float(found.quotas.get("requests_per_second", self.settings.quotas.requests_per_second))
+        self.meter.add(found.tenant, requests=1)
         seconds = self._rates.take(found.tenant, rate)
         if seconds:
             self.metrics.refused.labels("rate").inc()
@@ -161,6 +180,11 @@ class Service:
                 "start the server with it, or make the task again"
             )
         return state
+
+    def quotas(self, principal: Principal) -> dict[str, int]:
+        """How many tasks, examples and bytes a tenant may store."""
+        base = self.settings.quotas
+        return {name: principal.quotas.get(name, getattr(base, name)) for name in ("tasks", "examples", "bytes")}
 
     # ---------------------------------------------------------------- prediction
 

@@ -10,6 +10,7 @@ from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
 from kshot.serving import schemas
+from kshot.serving.health import Seen
 from kshot.serving.http import body_of, changes_of, json_of, say, secret_of, service_of
 from kshot.serving.predicting import describe
 from kshot.serving.problems import InputError, InvalidError
@@ -37,9 +38,10 @@ async def predict(http: HTTPRequest, task: str) -> Response:
     _few_enough(service, len(queries))
     x = await service.parsing(reader.read, queries, "queries") if _slow(queries) else reader.read(queries, "queries")
     found = await service.predict(principal, state, x, nearest=nearest)
-    return say(
-        {"task": row.id, "version": state.version, "model": row.model, "predictions": describe(found, state, top=top)}
-    )
+    rows = describe(found, state, top=top)
+    service.watch.add(row.id, state.version, Seen.of(state, found.distance, rows))
+    service.meter.add(principal.tenant, predictions=len(rows))
+    return say({"task": row.id, "version": state.version, "model": row.model, "predictions": rows})
 
 
 @router.post(
@@ -75,6 +77,7 @@ async def adapt_predict(http: HTTPRequest) -> Response:
     )
     found = await service.predict(principal, state, asked, nearest=fields["nearest"])
     document["timings_ms"]["total"] = round(1000 * (time.perf_counter() - began), 3)
+    service.meter.add(principal.tenant, adaptations=1, predictions=len(asked))
     return say({**document, "predictions": describe(found, state, top=fields["top"])})
 
 

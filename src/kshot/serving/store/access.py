@@ -102,6 +102,14 @@ def principals(connection: Connection, hashes: Iterable[bytes]) -> dict[bytes, P
     return {row.hash: Principal(row.id, row.tenant, tuple(row.scopes), row.quotas) for row in rows}
 
 
+def holdings(connection: Connection, tenant: str) -> dict[str, int]:
+    """What a tenant has stored: tasks, examples, bytes."""
+    row = connection.execute(
+        select(tenants.c.tasks, tenants.c.examples, tenants.c.bytes).where(tenants.c.id == tenant)
+    ).one()
+    return {"tasks": row.tasks, "examples": row.examples, "bytes": row.bytes}
+
+
 def erase_tenant(connection: Connection, tenant: str) -> int:
     """Deletes a tenant with all that is its own; the number of its tasks."""
     number = len(connection.execute(select(tasks.c.id).where(tasks.c.tenant == tenant)).all())

@@ -1,0 +1,110 @@
+"""How a task's queries look beside its support: their distances, and how sure its answers are.
+
+Of each query a few sums are kept, nothing of itself. How much farther queries lie from the support than its examples
+lie from each other (a difference of logarithms) varies from task to task and from query to query; both were measured
+on val tasks (`calibration`). A mean over n queries that lies beyond what that explains, once in forty times by chance,
+is a drift.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from kshot.metrics import proportion
+from kshot.serving.states import State
+
+BEYOND = 1.96
+"""Standard deviations above the mean: one-sided, 2.5 of 100 undrifted tasks are farther."""
+
+
+@dataclass
+class Seen:
+    """Sums over queries."""
+
+    queries: int = 0
+    gaps: float = 0.0
+    confidence: float = 0.0
+    abstained: int = 0
+
+    def __add__(self, other: Seen) -> Seen:
+        return Seen(*(a + b for a, b in zip(asdict(self).values(), asdict(other).values(), strict=True)))
+
+    @classmethod
+    def of(cls, state: State, distances: Sequence[float], rows: Sequence[Mapping[str, Any]]) -> Seen:
+        """Of the queries of one request.
+
+        Args:
+            state: of the task.
+            distances: of each to the nearest support example.
+            rows: what was predicted.
+        """
+        reference = state.info.get("reference", 0.0)
+        gaps = sum(math.log(max(distance, 1e-6)) - reference for distance in distances)
+        sure = sum(row["probability"] for row in rows)
+        return cls(len(rows), gaps, sure, sum(row["abstain"] for row in rows))
+
+
+class Watch:
+    """The sums of a process that are not in the database yet, by task and version."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seen: dict[tuple[str, int], Seen] = {}
+
+    def add(self, task: str, version: int, seen: Seen) -> None:
+        """More queries of a task."""
+        with self._lock:
+            self._seen[task, version] = self._seen.get((task, version), Seen()) + seen
+
+    def take(self) -> dict[tuple[str, int], Seen]:
+        """All of them, which are the caller's from now on."""
+        with self._lock:
+            seen, self._seen = self._seen, {}
+            return seen
+
+    def of(self, task: str, version: int) -> Seen:
+        """Those of one task."""
+        with self._lock:
+            return self._seen.get((task, version), Seen())
+
+
+def drift(seen: Seen, calibration: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Whether queries lie farther from the support than those of val tasks do; None where that was not measured, or
+    there were none.
+
+    Args:
+        seen: of the task.
+        calibration: of its model.
+    """
+    known = calibration.get("drift")
+    if not known or not seen.queries:
+        return None
+    spread = math.sqrt(known["between"] + known["within"] / seen.queries)
+    score = (seen.gaps / seen.queries - known["mean"]) / max(spread, 1e-9)
+    return {"score": round(score, 3), "alarm": score > BEYOND, "queries": seen.queries}
+
+
+def report(seen: Seen, calibration: Mapping[str, Any], right: int, judged: int) -> dict[str, Any]:
+    """What is said of a task's health.
+
+    Args:
+        seen: of its queries.
+        calibration: of its model.
+        right, judged: of the feedback.
+    """
+    n = seen.queries
+    found: dict[str, Any] = {
+        "queries": n,
+        "confidence": seen.confidence / n if n else None,
+        "abstained": seen.abstained / n if n else None,
+        "drift": drift(seen, calibration),
+        "feedback": None,
+    }
+    if judged:
+        low, high = proportion(right, judged)
+        found["feedback"] = {"accuracy": right / judged, "low": low, "high": high, "answers": judged}
+    return found
