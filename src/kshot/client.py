@@ -233,9 +233,8 @@ class _Connection:
         return document if call.part is None else document[call.part]
 
     def _unreachable(self, error: Exception) -> ServerError:
-        return ServerError(
-            f"no answer from {self.url}: {str(error) or type(error).__name__}. Is the server running there?"
-        )
+        reason = str(error) or type(error).__name__
+        return ServerError(f"no answer from {self.url}: {reason}. Is the server running there?")
 
 
 class Client(_Calls, _Connection):

@@ -99,26 +99,27 @@ def test_image_files_in_a_multipart_body(server: Server, letters: Letters) -> No
 
 def test_more_examples_and_back(server: Server, letters: Letters) -> None:
     everything = server.create(letters.examples)["id"]
-    task = server.create(letters.examples[:20])["id"]
-    before = probabilities(server.predict(task, letters.query(0)))
+    task = server.create(letters.examples[:18])["id"]
+    queries = [letters.query(i) for i in range(25)]
+    before = probabilities(server.predict(task, *queries))
     added = server.http.post(
-        f"/v1/tasks/{task}/examples", json={"examples": letters.examples[20:]}, headers=server.key
+        f"/v1/tasks/{task}/examples", json={"examples": letters.examples[18:]}, headers=server.key
     ).json()
     assert (added["version"], added["examples"]) == (2, 25)
-    after = probabilities(server.predict(task, letters.query(0)))
-    np.testing.assert_allclose(after, probabilities(server.predict(everything, letters.query(0))), atol=1e-5)
-    assert np.abs(after - before).max() > 1e-5
+    after = probabilities(server.predict(task, *queries))
+    np.testing.assert_allclose(after, probabilities(server.predict(everything, *queries)), atol=1e-5)
+    assert np.abs(after - before).max() > 1e-2
     back = server.http.post(f"/v1/tasks/{task}/rollback", json={"version": 1}, headers=server.key).json()
-    assert (back["version"], back["examples"]) == (3, 20)
-    np.testing.assert_allclose(probabilities(server.predict(task, letters.query(0))), before, atol=1e-5)
+    assert (back["version"], back["examples"]) == (3, 18)
+    np.testing.assert_allclose(probabilities(server.predict(task, *queries)), before, atol=1e-5)
     versions = server.http.get(f"/v1/tasks/{task}/versions", headers=server.key).json()["versions"]
     assert [(v["version"], v["reason"], v["examples"], v["current"]) for v in versions] == [
-        (3, "rollback", 20, True),
+        (3, "rollback", 18, True),
         (2, "add", 25, False),
-        (1, "create", 20, False),
+        (1, "create", 18, False),
     ]
     listed = server.http.get(f"/v1/tasks/{task}/examples", headers=server.key).json()["examples"]
-    assert [one["label"] for one in listed] == [one["label"] for one in letters.examples[:20]]
+    assert [one["label"] for one in listed] == [one["label"] for one in letters.examples[:18]]
 
 
 def test_what_is_forgotten_was_never_there(server: Server, letters: Letters) -> None:

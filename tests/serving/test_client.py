@@ -81,9 +81,9 @@ def test_what_cannot_be_asked(client: Client, letters: Letters, tmp_path: Path) 
     with pytest.raises(ServerError, match="expected pixels from 0 to 255, or floats, got 0 to 300"):
         example([[0, 300]])
     assert example(torch.zeros(1, 2))["dtype"] == "float32"
-    with Client("http://127.0.0.1:9", "ks_x", tries=1) as nobody:
-        with pytest.raises(ServerError, match="no answer from http://127.0.0.1:9: .* Is the server running there?"):
-            nobody.models()
+    nobody = Client("http://127.0.0.1:9", "ks_x", tries=1)
+    with nobody, pytest.raises(ServerError, match="no answer from http://127.0.0.1:9: .* Is the server running there?"):
+        nobody.models()
 
 
 def test_what_is_busy_is_asked_again(client: Client) -> None:

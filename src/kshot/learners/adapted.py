@@ -69,7 +69,8 @@ class AdaptedModel:
         return mask_logits(output, self.classes) if self.learner.outputs == "logits" else output
 
     def probabilities(self, x: Any) -> Tensor:
-        """Class probabilities `[n, len(labels)]`, in the order of `labels`.
+        """Class probabilities `[n, len(labels)]`, in the order of `labels`; of logits over `metadata["temperature"]`
+        where a server has calibrated the task.
 
         Raises:
             UnsupportedError: the learner does not tell classes.
@@ -79,7 +80,8 @@ class AdaptedModel:
                 f"{type(self.learner).__name__} was made for {self.learner.kind}: use predict(x), which returns "
                 f"{'logits of bits' if self.learner.kind == 'sequence' else 'values'}"
             )
-        return self.predict(x).softmax(-1)[:, : len(self.labels) or None]
+        temperature = float(self.metadata.get("temperature", 1.0))
+        return (self.predict(x) / temperature).softmax(-1)[:, : len(self.labels) or None]
 
     def classify(self, x: Any) -> list[Any]:
         """The label of each example."""

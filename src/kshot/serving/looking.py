@@ -91,7 +91,8 @@ async def artifact(service: Service, task: TaskRow) -> bytes:
     """The adapted task as the file that `kshot adapt` would have written."""
     state = await service.state(task)
     model = service.by_digest[state.digest]
-    adapted = AdaptedModel(model.learner, state.adapted, state.classes, state.labels, {"task": task.id})
+    metadata = {"task": task.id, "temperature": state.info.get("temperature", 1.0)}
+    adapted = AdaptedModel(model.learner, state.adapted, state.classes, state.labels, metadata)
     return await service.parsing(_file_of, adapted)
 
 
