@@ -80,6 +80,7 @@ PAGES = {
     "docs/howto/own-algorithm.md": Page(),
     "docs/howto/evaluate.md": Page(first=RUN_ON_GLYPHS),
     "docs/howto/resume.md": Page(),
+    "docs/howto/serve.md": Page(),
     "docs/howto/unsupervised.md": Page(replace={'"glyphs",': '"glyphs", examples=4,', "query=15": "query=3"}),
     "docs/howto/compare.md": Page(),
     "docs/howto/reproduce.md": Page(),

@@ -62,11 +62,6 @@ class CreateTask(_Body):
     model: str | None = Field(default=None, description="By default the server's first.")
     name: str | None = Field(default=None, max_length=200)
     options: Options = Field(default_factory=Options)
-    latency_ms: float | None = Field(
-        default=None,
-        gt=0,
-        description="What the request may take: the server chooses the model and its steps within it.",
-    )
 
 
 class AddExamples(_Body):
@@ -88,7 +83,6 @@ class Predict(_Body):
     queries: list[Example] = Field(min_length=1)
     nearest: int = Field(default=0, ge=0, le=100, description="How many of the nearest support examples to name.")
     top: int | None = Field(default=None, ge=1, description="Only so many of the likeliest classes.")
-    latency_ms: float | None = Field(default=None, gt=0)
 
 
 class AdaptPredict(CreateTask):

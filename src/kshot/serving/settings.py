@@ -30,7 +30,6 @@ class Limits(_Section):
         label_bytes: of a class's name, as UTF-8.
         queries: examples of one prediction.
         steps: inner steps of an adaptation.
-        deadline_ms: milliseconds that an adaptation may be asked to take.
         header_seconds, body_seconds: for the headers of a request to arrive, and for its body.
     """
 
@@ -41,7 +40,6 @@ class Limits(_Section):
     label_bytes: int = Field(default=200, ge=1)
     queries: int = Field(default=256, ge=1)
     steps: int = Field(default=100, ge=1)
-    deadline_ms: int = Field(default=30_000, ge=1)
     header_seconds: float = Field(default=10.0, gt=0)
     body_seconds: float = Field(default=60.0, gt=0)
 
@@ -70,7 +68,6 @@ class Settings(_Section):
         database: an SQLAlchemy address: `sqlite:///kshot.db`, `postgresql+psycopg://user@host/name`.
         master_key: the file of the key that stored examples are sealed with; made where there is none.
         host, port: where it listens.
-        workers: processes; more than one asks for a database that several processes share well.
         threads: of torch, in each process (None: one for each core).
         authentication: `keys`, or `none`: everyone is the tenant `default`, on a loopback address only.
         retention: which examples stay in the database: `adaptation`: only what adapting a task again needs (shared
@@ -87,7 +84,6 @@ class Settings(_Section):
     master_key: str = "kshot.key"
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
-    workers: int = Field(default=1, ge=1)
     threads: int | None = Field(default=None, ge=1)
     authentication: Literal["keys", "none"] = "keys"
     retention: Literal["adaptation", "raw", "none"] = "adaptation"
