@@ -7,7 +7,6 @@ and classes that are already imported, never by importing what a file names.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import inspect
 from typing import Any
@@ -37,10 +36,12 @@ class Captured(type):
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         signature = cls.__signature__
-        with contextlib.suppress(TypeError):  # too few, too many or unknown ones: the constructor itself says so
-            cls.check_arguments(dict(signature.bind(*args, **kwargs).arguments))  # type: ignore[attr-defined]
+        try:
+            arguments = dict(signature.bind(*args, **kwargs).arguments)
+        except TypeError:  # too few, too many or unknown ones: the constructor itself says which
+            return super().__call__(*args, **kwargs)
+        cls.check_arguments(arguments)  # type: ignore[attr-defined]
         instance = super().__call__(*args, **kwargs)
-        arguments = dict(signature.bind(*args, **kwargs).arguments)
         for name, parameter in signature.parameters.items():
             if parameter.kind is parameter.VAR_KEYWORD:
                 arguments.update(arguments.pop(name, {}))

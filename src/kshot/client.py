@@ -207,15 +207,23 @@ class _Connection:
         # What is sent again, as its answer was lost, is done once.
         return {} if call.method == "GET" else {"Idempotency-Key": str(uuid.uuid4())}
 
-    def _wait(self, response: httpx.Response | None, tried: int) -> float | None:
-        """Seconds until the next try; None where there is none."""
-        if tried >= self.tries or (response is not None and response.status_code not in LATER):
-            return None
-        if response is None:
-            return 0.2 * 2.0**tried
-        if response.json().get("type", "").endswith(":quota"):
-            return None  # waiting makes no room
-        return min(10.0, float(response.headers.get("retry-after", 1)))
+    def _settled(self, call: _Call, tried: int, answer: Any) -> tuple[bool, Any]:
+        """Whether a try was the last one, and its result; or how many seconds to wait for the next.
+
+        Args:
+            tried: how often it was sent.
+            answer: the response, or why there was none.
+        """
+        last = tried >= self.tries
+        if isinstance(answer, Exception):
+            if last:
+                reason = str(answer) or type(answer).__name__
+                raise ServerError(f"no answer from {self.url}: {reason}. Is the server running there?") from answer
+            return False, 0.2 * 2.0**tried
+        # A quota is used up however long one waits.
+        if last or answer.status_code not in LATER or answer.json().get("type", "").endswith(":quota"):
+            return True, self._result(call, answer)
+        return False, min(10.0, float(answer.headers.get("retry-after", 1)))
 
     def _result(self, call: _Call, response: httpx.Response) -> Any:
         if response.is_error:
@@ -231,10 +239,6 @@ class _Connection:
             return None
         document = response.json()
         return document if call.part is None else document[call.part]
-
-    def _unreachable(self, error: Exception) -> ServerError:
-        reason = str(error) or type(error).__name__
-        return ServerError(f"no answer from {self.url}: {reason}. Is the server running there?")
 
 
 class Client(_Calls, _Connection):
@@ -279,23 +283,19 @@ class Client(_Calls, _Connection):
         self.close()
 
     def _do(self, call: _Call) -> Any:
-        headers, tried = self._headers(call), 0
-        while True:
+        headers, tried, done = self._headers(call), 0, False
+        while not done:
             tried += 1
-            response, problem = None, None
             try:
-                response = self._http.request(
+                answer: Any = self._http.request(
                     call.method, call.path, json=call.json, params=dict(call.params), headers=headers
                 )
             except _httpx().TransportError as error:
-                problem = error
-            seconds = self._wait(response, tried)
-            if seconds is None:
-                if response is None:
-                    assert problem is not None
-                    raise self._unreachable(problem) from problem
-                return self._result(call, response)
-            time.sleep(seconds)
+                answer = error
+            done, value = self._settled(call, tried, answer)
+            if not done:
+                time.sleep(value)
+        return value
 
 
 class AsyncClient(_Calls, _Connection):
@@ -331,23 +331,19 @@ class AsyncClient(_Calls, _Connection):
     async def _do(self, call: _Call) -> Any:
         import asyncio
 
-        headers, tried = self._headers(call), 0
-        while True:
+        headers, tried, done = self._headers(call), 0, False
+        while not done:
             tried += 1
-            response, problem = None, None
             try:
-                response = await self._http.request(
+                answer: Any = await self._http.request(
                     call.method, call.path, json=call.json, params=dict(call.params), headers=headers
                 )
             except _httpx().TransportError as error:
-                problem = error
-            seconds = self._wait(response, tried)
-            if seconds is None:
-                if response is None:
-                    assert problem is not None
-                    raise self._unreachable(problem) from problem
-                return self._result(call, response)
-            await asyncio.sleep(seconds)
+                answer = error
+            done, value = self._settled(call, tried, answer)
+            if not done:
+                await asyncio.sleep(value)
+        return value
 
 
 def _httpx() -> Any:

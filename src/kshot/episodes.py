@@ -8,7 +8,7 @@ their tensors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,6 +28,20 @@ def map_input(function: Callable[[Tensor], Tensor], x: Input) -> Input:
     if isinstance(x, dict):
         return {name: function(value) for name, value in x.items()}
     return function(x)
+
+
+def cat_inputs(parts: Sequence[Input], dim: int = 0) -> Input:
+    """Inputs of one kind behind each other."""
+    if isinstance(parts[0], dict):
+        return {name: torch.cat([part[name] for part in parts], dim=dim) for name in parts[0]}  # type: ignore[index]
+    return torch.cat(list(parts), dim=dim)  # type: ignore[arg-type]
+
+
+def stack_inputs(parts: Sequence[Input]) -> Input:
+    """Inputs of one kind and shape along a new leading dimension."""
+    if isinstance(parts[0], dict):
+        return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}  # type: ignore[index]
+    return torch.stack(list(parts))  # type: ignore[arg-type]
 
 
 def first_tensor(x: Input) -> Tensor:

@@ -5,7 +5,7 @@ from kshot.engine.auto import check_compiled, choose, losses_and_gradient
 from kshot.engine.features import FeatureCache, compute_features, featured, with_features
 from kshot.engine.inner import gradient_descent
 from kshot.engine.memory import peak_memory, tensor_bytes
-from kshot.engine.stacked import adapt_tasks, predict_tasks, stacked_mode
+from kshot.engine.stacked import adapt_tasks, groups_of, predict_tasks, stacked_mode
 from kshot.engine.tasks import MODES, compile_backend, map_tasks, predict_queries, task_losses
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "compute_features",
     "featured",
     "gradient_descent",
+    "groups_of",
     "losses_and_gradient",
     "map_tasks",
     "peak_memory",

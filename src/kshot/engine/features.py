@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kshot.engine.hooks import Hooks, as_module
-from kshot.episodes import Episodes, Examples, Input, first_tensor, map_input
+from kshot.episodes import Episodes, Examples, Input, cat_inputs, first_tensor, map_input, stack_inputs
 from kshot.models.layout import channels_last
 from kshot.models.norms import has_batch_statistics
 
@@ -31,9 +31,7 @@ def compute_features(learner: Hooks, x: Input, chunk: int | None = None) -> Inpu
     if n <= size:
         return _features(learner, x)  # type: ignore[no-any-return]
     parts = [_features(learner, map_input(itemgetter(slice(i, i + size)), x)) for i in range(0, n, size)]
-    if isinstance(parts[0], dict):
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    return torch.cat(parts)
+    return cat_inputs(parts)
 
 
 def _features(learner: Hooks, x: Input) -> Any:
@@ -62,7 +60,7 @@ def with_features(learner: Hooks, episodes: Episodes) -> Episodes:
         return episodes
     support, query, unlabeled = episodes.support, episodes.query, episodes.support.unlabeled
     tasks = len(episodes)
-    both = _join(_inputs(episodes))
+    both = cat_inputs(_inputs(episodes), dim=1)
     mask = torch.cat(_masks(episodes), dim=1)
     padded = support.padded or query.padded or (unlabeled is not None and unlabeled.padded)
     if learner.training and has_batch_statistics(as_module(learner)):
@@ -73,7 +71,7 @@ def with_features(learner: Hooks, episodes: Episodes) -> Episodes:
                 parts.append(_scatter(_features(learner, map_input(itemgetter(mask[t]), x)), mask[t]))
             else:
                 parts.append(_features(learner, x))
-        features = _stack(parts)
+        features = stack_inputs(parts)
     else:
         flat = map_input(lambda v: v.flatten(0, 1), both)
         if padded:
@@ -123,22 +121,10 @@ def _over(episodes: Episodes, features: Input) -> Episodes:
     return replace(episodes, support=support, query=episodes.query.replace_x(part(first, second)))
 
 
-def _join(parts: list[Input]) -> Input:
-    if isinstance(parts[0], dict):
-        return {name: torch.cat([part[name] for part in parts], dim=1) for name in parts[0]}  # type: ignore[index]
-    return torch.cat(parts, dim=1)  # type: ignore[arg-type]
-
-
 def _scatter(z: Input, mask: Tensor) -> Input:
     """Puts the rows of the real examples back among zeros for the padding."""
     where = mask.nonzero().squeeze(-1)
     return map_input(lambda v: v.new_zeros(mask.shape[0], *v.shape[1:]).index_copy(0, where, v), z)
-
-
-def _stack(parts: list[Input]) -> Input:
-    if isinstance(parts[0], dict):
-        return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}  # type: ignore[index]
-    return torch.stack(parts)  # type: ignore[arg-type]
 
 
 class FeatureCache:
@@ -167,7 +153,7 @@ class FeatureCache:
         keys = torch.cat(known, dim=1)
         if (keys[torch.cat(_masks(episodes), dim=1)] < 0).any():
             return with_features(self.learner, episodes)
-        self._add(keys, first_tensor(_join(inputs)))
+        self._add(keys, first_tensor(cat_inputs(inputs, dim=1)))
         assert self._table is not None
         rows = self._row.to(keys.device)[keys.clamp(min=0)].clamp(min=0)
         z = self._table[rows] * (keys >= 0).view(*keys.shape, *[1] * (self._table.ndim - 1))

@@ -40,7 +40,7 @@ def adapt_tasks(learner: Hooks, supports: Sequence[Examples], mode: str | None =
     mode = mode or stacked_mode(learner)
     results: list[Any] = [None] * len(supports)
     with torch.no_grad():
-        for group in _groups([_support_key(support) for support in supports]) if mode in STACKED else []:
+        for group in groups_of([_support_key(support) for support in supports]) if mode in STACKED else []:
             if len(group) == 1:
                 continue
             length = max(supports[i].size for i in group)
@@ -76,7 +76,7 @@ def _mapped(mode: str, function: Callable[..., Any]) -> Callable[..., Any]:
     return function if mode == "native" else torch.vmap(function, randomness="different")
 
 
-def _groups(keys: Sequence[Hashable]) -> list[list[int]]:
+def groups_of(keys: Sequence[Hashable]) -> list[list[int]]:
     """The positions of equal keys, in order."""
     groups: dict[Hashable, list[int]] = {}
     for i, key in enumerate(keys):

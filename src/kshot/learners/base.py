@@ -16,7 +16,7 @@ import contextlib
 import inspect
 import math
 from collections.abc import Iterator, Mapping
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -106,7 +106,7 @@ class Learner(CapturedModule):
             raise UnsupportedError(
                 f"expected at least 2 classes, got way={way!r}; way=None makes a regressor, where there can be one"
             )
-        if lr is not None and (isinstance(lr, str) or not math.isfinite(lr) or lr < 0):
+        if isinstance(lr, str) or (isinstance(lr, Real) and not 0 <= float(lr) < math.inf):
             raise UnsupportedError(f"expected inner_lr to be a finite step size of at least 0, got {lr!r}")
 
     # ---------------------------------------------------------------- the author's side

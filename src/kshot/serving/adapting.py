@@ -4,7 +4,7 @@ is found out on the way."""
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kshot import engine
-from kshot.episodes import Examples, Input, Unlabeled, first_tensor, map_input
+from kshot.episodes import Examples, Input, Unlabeled, cat_inputs, first_tensor, map_input
 from kshot.serving.held_out import HeldOut, held_out
 from kshot.serving.served import ServedModel
 from kshot.serving.suggesting import suggest_labels
@@ -77,10 +77,7 @@ class Adaptation:
 def adapt_together(orders: Sequence[Order]) -> list[Adaptation | Exception]:
     """The adaptations of any support sets, in their order; an exception is its order's alone."""
     results: list[Adaptation | Exception | None] = [None] * len(orders)
-    groups: dict[Hashable, list[int]] = {}
-    for i, order in enumerate(orders):
-        groups.setdefault((id(order.model), tuple(sorted(order.options.items()))), []).append(i)
-    for members in groups.values():
+    for members in engine.groups_of([(id(o.model), tuple(sorted(o.options.items()))) for o in orders]):
         try:
             found: Sequence[Adaptation | Exception] = _adapt([orders[i] for i in members])
         except Exception as error:
@@ -105,7 +102,7 @@ def _adapt(orders: Sequence[Order]) -> list[Adaptation]:
     clock = _Clock()
     raw = [x for o in orders for x in (o.x,) if x is not None]
     raw += [x for o in orders for x in (o.unlabeled,) if x is not None]
-    parts = iter(_split(model.embed(learner, _cat(raw))[0], raw) if raw else [])
+    parts = iter(_split(model.embed(learner, cat_inputs(raw))[0], raw) if raw else [])
     features = [_complete(o, None if o.x is None else next(parts)) for o in orders]
     unlabeled = [None if o.unlabeled is None else next(parts) for o in orders]
     clock.lap("features")
@@ -148,12 +145,6 @@ def _complete(order: Order, z: Input | None) -> Input:
 def _widened(support: Examples, way: int | None, unlabeled: Input | None) -> Examples:
     wide = support.widen(way)
     return wide if unlabeled is None else replace(wide, unlabeled=Unlabeled.of(unlabeled))
-
-
-def _cat(parts: Sequence[Input]) -> Input:
-    if isinstance(parts[0], dict):
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}  # type: ignore[index]
-    return torch.cat(list(parts))  # type: ignore[arg-type]
 
 
 def _split(z: Input, like: Sequence[Input]) -> list[Input]:

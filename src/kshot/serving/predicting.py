@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kshot import engine
-from kshot.episodes import Input, first_tensor, map_input
+from kshot.episodes import Input, cat_inputs, first_tensor, map_input
 from kshot.functional import mask_logits, squared_distance
 from kshot.serving.served import ServedModel
 from kshot.serving.states import State
@@ -52,10 +52,10 @@ class Answer:
 def predict_together(questions: Sequence[Question]) -> list[Answer]:
     """The answers to questions of any tasks, in their order."""
     answers: list[Answer | None] = [None] * len(questions)
-    for members in _groups([id(q.model) for q in questions]):
+    for members in engine.groups_of([id(q.model) for q in questions]):
         model = questions[members[0]].model
         parts = [questions[i].x for i in members]
-        z, embedding = model.embed(model.learner, _cat(parts))
+        z, embedding = model.embed(model.learner, cat_inputs(parts))
         ends = [0]
         for part in parts:
             ends.append(ends[-1] + first_tensor(part).shape[0])
@@ -63,7 +63,7 @@ def predict_together(questions: Sequence[Question]) -> list[Answer]:
             (questions[i].state.shape, questions[i].state.support.shape, ends[at + 1] - ends[at])
             for at, i in enumerate(members)
         ]
-        for group in _groups(keys):
+        for group in engine.groups_of(keys):
             those = [questions[members[at]] for at in group]
             rows = torch.stack([torch.arange(ends[at], ends[at + 1]) for at in group])
             found = _predict(model, those, map_input(itemgetter(rows), z), embedding[rows])
@@ -93,19 +93,6 @@ def _predict(model: ServedModel, questions: Sequence[Question], z: Input, embedd
         )
         for t, (q, state) in enumerate(zip(questions, states, strict=True))
     ]
-
-
-def _cat(parts: Sequence[Input]) -> Input:
-    if isinstance(parts[0], dict):
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}  # type: ignore[index]
-    return torch.cat(list(parts))  # type: ignore[arg-type]
-
-
-def _groups(keys: Sequence[Hashable]) -> list[list[int]]:
-    groups: dict[Hashable, list[int]] = {}
-    for i, key in enumerate(keys):
-        groups.setdefault(key, []).append(i)
-    return list(groups.values())
 
 
 def describe(answer: Answer, state: State, *, top: int | None = None) -> list[dict[str, Any]]:

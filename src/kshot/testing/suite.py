@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from kshot import artifacts, engine
-from kshot.episodes import Episodes, Examples, Input, map_input
+from kshot.episodes import Episodes, Examples, map_input, stack_inputs
 from kshot.learners import AdaptedModel, Learner, adapt
 from kshot.randomness import seeded
 from kshot.testing.gradients import META_GRADIENT_CHECKS
@@ -149,7 +149,7 @@ def check_stacked(factory: Factory, kind: str) -> None:
         expected, found = learner.predict(state, x), learner.predict(together, x)
         # Hundreds of steps of an iterative solver add their rounding up (fine-tuning: 2e-5).
         _close(found, expected, "a task that was adapted together with others predicts otherwise", atol=1e-4)
-    answers = engine.predict_tasks(learner, alone[:3], _stacked(queries[:3]))
+    answers = engine.predict_tasks(learner, alone[:3], stack_inputs(queries[:3]))
     for t in range(3):
         expected = learner.predict(alone[t], queries[t])
         _close(answers[t], expected, "a task that is asked together with others answers otherwise")
@@ -256,12 +256,6 @@ def check_seed(factory: Factory, kind: str) -> None:
 def check_solves_toys(factory: Factory, kind: str) -> None:
     """Meta-training on the toys leads as far as the learner says, 85 % where it says nothing."""
     solve_toys(_make(factory), kind)
-
-
-def _stacked(inputs: list[Input]) -> Input:
-    if isinstance(inputs[0], dict):
-        return {name: torch.stack([x[name] for x in inputs]) for name in inputs[0]}  # type: ignore[index]
-    return torch.stack(inputs)  # type: ignore[arg-type]
 
 
 def _lead(t: Tensor) -> Tensor:
