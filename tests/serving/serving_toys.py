@@ -44,7 +44,7 @@ class Server:
     def running(self) -> Iterator[Server]:
         """Listens on a free loopback port for the length of the block."""
         limits = self.service.settings.limits
-        config = uvicorn.Config(create_app(self.service), port=0, log_config=None, http=protocol(limits.header_seconds))
+        config = uvicorn.Config(create_app(self.service), port=0, log_config=None, http=protocol(limits))
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run)
         thread.start()

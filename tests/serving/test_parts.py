@@ -22,7 +22,7 @@ from kshot.serving.rates import Rates
 from kshot.serving.settings import load_settings
 from kshot.serving.states import State, StateCache, decode, encode
 from kshot.serving.store.rows import pack, unpack
-from kshot.serving.vault import Sealed, Vault
+from kshot.serving.vault import Vault, new_key, read_keys
 
 
 class Held:
@@ -165,27 +165,30 @@ def test_the_vault(tmp_path: Path) -> None:
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
     secret = b"an example" * 100
     sealed = vault.seal(secret, "example task_1/1")
-    assert secret[:10] not in sealed.content + sealed.key
+    assert secret[:10] not in sealed
     assert Vault.of_file(path).open(sealed, "example task_1/1") == secret
     assert vault.seal(secret, "example task_1/1") != sealed, "never the same twice"
-    broken = Sealed(sealed.key, sealed.content[:-1] + bytes([sealed.content[-1] ^ 1]))
+    broken = sealed[:-1] + bytes([sealed[-1] ^ 1])
     other = Vault.of_file(tmp_path / "other.key")
     for of, what, about in (
         (vault, sealed, "example task_1/2"),  # another row's
         (vault, broken, "example task_1/1"),
-        (vault, Sealed(b"", b""), "example task_1/1"),
+        (vault, b"", "example task_1/1"),
         (other, sealed, "example task_1/1"),
     ):
         with pytest.raises(ArtifactError, match="cannot be opened: it was changed, or sealed with another master key"):
             of.open(what, about)
-    # Rotated, it opens with the new key and not with the old one.
-    moved = Sealed(vault.reseal(sealed.key, "example task_1/1", other), sealed.content)
-    assert other.open(moved, "example task_1/1") == secret
-    with pytest.raises(ArtifactError):
-        vault.open(moved, "example task_1/1")
+    # A newer key seals; the older ones open what they sealed.
+    both = Vault([new_key(), *read_keys(path)])
+    assert both.open(sealed, "example task_1/1") == secret
+    assert not both.is_newest(sealed)
+    newer = both.seal(secret, "example task_1/1")
+    assert both.is_newest(newer)
+    with pytest.raises(ArtifactError, match="another master key"):
+        vault.open(newer, "example task_1/1")
     for content in ("", "nonsense", "aGVsbG8="):
         path.write_text(content)
-        with pytest.raises(ArtifactError, match="expected a master key"):
+        with pytest.raises(ArtifactError, match="expected master keys"):
             Vault.of_file(path)
 
 
@@ -203,7 +206,7 @@ def test_states_as_bytes() -> None:
     assert torch.equal(again.adapted["deep"][0], one.adapted["deep"][0])
     for name in ("task", "version", "digest", "labels", "numbers", "info", "shape"):
         assert getattr(again, name) == getattr(one, name)
-    with pytest.raises(ArtifactError, match="the stored state of a task is damaged"):
+    with pytest.raises(ArtifactError, match="what is stored is damaged"):
         decode(encode(one)[:-5])
 
 

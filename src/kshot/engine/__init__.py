@@ -5,12 +5,13 @@ from kshot.engine.auto import check_compiled, choose, losses_and_gradient
 from kshot.engine.features import FeatureCache, compute_features, featured, with_features
 from kshot.engine.inner import gradient_descent
 from kshot.engine.memory import peak_memory, tensor_bytes
-from kshot.engine.stacked import adapt_tasks, groups_of, predict_tasks, stacked_mode
+from kshot.engine.stacked import adapt_and_predict, adapt_tasks, groups_of, predict_tasks, stacked_mode
 from kshot.engine.tasks import MODES, compile_backend, map_tasks, predict_queries, task_losses
 
 __all__ = [
     "MODES",
     "FeatureCache",
+    "adapt_and_predict",
     "adapt_tasks",
     "check_compiled",
     "choose",

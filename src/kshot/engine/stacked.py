@@ -72,6 +72,29 @@ def predict_tasks(learner: Hooks, adapted: Sequence[Any], x: Input, mode: str | 
         return _mapped(mode, learner.predict)(_stack(adapted), x)
 
 
+def adapt_and_predict(learner: Hooks, supports: Examples, x: Input, mode: str | None = None, **options: Any) -> Tensor:
+    """What learners that are adapted to each of some support sets of one shape say of the queries that belong to it:
+    `[T, n, ...]`.
+
+    Args:
+        supports: `[T, m, ...]`, of features.
+        x: features of the queries, `[T, n, ...]`.
+        mode: as for `adapt_tasks`.
+        options: of `learner.adapt`.
+    """
+    mode = mode or stacked_mode(learner)
+
+    def one(support: Examples, x: Input) -> Tensor:
+        output: Tensor = learner.predict(learner.adapt(support, **options), x)
+        return output
+
+    with torch.no_grad():
+        if mode in STACKED:
+            return _mapped(mode, one)(supports, x)  # type: ignore[no-any-return]
+        tasks = len(supports.y)
+        return torch.stack([one(supports[t], map_input(itemgetter(t), x)) for t in range(tasks)])
+
+
 def _mapped(mode: str, function: Callable[..., Any]) -> Callable[..., Any]:
     return function if mode == "native" else torch.vmap(function, randomness="different")
 

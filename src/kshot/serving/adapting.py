@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kshot import engine
 from kshot.episodes import Examples, Input, Unlabeled, cat_inputs, first_tensor, map_input
+from kshot.serving.calibration import reference
 from kshot.serving.held_out import HeldOut, held_out
 from kshot.serving.served import ServedModel
 from kshot.serving.suggesting import suggest_labels
@@ -60,6 +61,7 @@ class Adaptation:
         classes: bool `[way]`.
         features: of the support, `[n, ...]`.
         embedding: of the support, `[n, d]`.
+        reference: how far its examples lie from each other, which queries are measured by.
         held_out: what leaving examples out said; None where it was not asked for.
         suggested: places of the unlabelled examples, the one to label first in front.
         seconds: of each stage.
@@ -69,6 +71,7 @@ class Adaptation:
     classes: Tensor
     features: Input
     embedding: Tensor
+    reference: float
     held_out: HeldOut | None
     suggested: list[int]
     seconds: dict[str, float]
@@ -119,13 +122,15 @@ def _adapt(orders: Sequence[Order]) -> list[Adaptation]:
         checked, suggested = None, []
         if order.check:
             temperature = model.calibrated(len(order.y) / order.way).get("temperature", 1.0)
-            checked = held_out(learner, replace(support, unlabeled=None), temperature, order.options)
+            checked = held_out(learner, support, temperature, order.options)
             own.lap("held_out")
         if others is not None:
             logits = engine.predict_tasks(learner, [state], map_input(lambda t: t.unsqueeze(0), others))[0]
             suggested = suggest_labels(embedding, first_tensor(others).flatten(1), logits, support.classes)
             own.lap("suggest")
-        found.append(Adaptation(state, support.classes, z, embedding, checked, suggested, own.seconds))
+        found.append(
+            Adaptation(state, support.classes, z, embedding, reference(embedding), checked, suggested, own.seconds)
+        )
     return found
 
 

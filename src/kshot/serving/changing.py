@@ -17,7 +17,7 @@ from torch import Tensor
 from kshot.serving.adapting import Adaptation
 from kshot.serving.looking import document
 from kshot.serving.making import Member, adapted_state, kept_examples
-from kshot.serving.payloads import open_example, seal_example
+from kshot.serving.payloads import pack_example, unpack_example
 from kshot.serving.predicting import describe
 from kshot.serving.problems import ConflictProblemError, IdempotencyError, NotFoundError, QuotaProblemError
 from kshot.serving.served import ServedModel
@@ -35,7 +35,6 @@ from kshot.serving.store.rows import (
     new_id,
     now,
 )
-from kshot.serving.vault import Sealed
 
 TRIES = 4
 """How often a change is done again that somebody else's change came before."""
@@ -244,7 +243,7 @@ class Changes:
             )
         members = []
         for row in rows:
-            x, label = open_example(self.service.vault.open(row.sealed, f"example {task.id}/{row.number}"))
+            x, label = unpack_example(self.service.vault.open(row.sealed, f"example {task.id}/{row.number}"))
             members.append(Member(row.number, str(label), x, row.form == "features", row.digest, row.created))
         return model, members
 
@@ -267,7 +266,7 @@ class Changes:
             found = await self.service.predict(request.principal, state, x)
             predicted = describe(found, state)[0]["label"]
         keep = x is not None and self.service.settings.retention == "raw"
-        content = seal_example(x[0] if keep and x is not None else torch.zeros(0), label)
+        content = pack_example(x[0] if keep and x is not None else torch.zeros(0), label)
         sealed = self.service.vault.seal(content, f"feedback {task.id}")
         right = predicted == label
 
@@ -365,7 +364,7 @@ def _report(task: TaskRow, version: VersionRow, adaptation: Adaptation, began: f
 def _next(
     task: TaskRow,
     version: VersionRow,
-    state: Sealed,
+    state: bytes,
     added: Sequence[ExampleRow],
     removed: Sequence[int],
     quotas: Mapping[str, int],

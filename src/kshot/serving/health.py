@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from kshot.metrics import proportion
@@ -31,7 +31,12 @@ class Seen:
     abstained: int = 0
 
     def __add__(self, other: Seen) -> Seen:
-        return Seen(*(a + b for a, b in zip(asdict(self).values(), asdict(other).values(), strict=True)))
+        return Seen(
+            self.queries + other.queries,
+            self.gaps + other.gaps,
+            self.confidence + other.confidence,
+            self.abstained + other.abstained,
+        )
 
     @classmethod
     def of(cls, state: State, distances: Sequence[float], rows: Sequence[Mapping[str, Any]]) -> Seen:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -82,12 +82,17 @@ def held_out(
     part = torch.arange(len(rows)) % parts
     without = mask.repeat(parts, 1)
     without[part, rows] = False
-    supports = [replace(support, mask=without[i], padded=True) for i in range(parts)]
-    states = engine.adapt_tasks(learner, supports, **(options or {}))
+    supports = Examples(
+        map_input(lambda t: t.expand(parts, *t.shape), support.x),
+        target.expand(parts, -1),
+        without,
+        support.classes.expand(parts, -1),
+        padded=True,
+    )
     longest = -(-len(rows) // parts)
     asked = torch.zeros(parts, longest, dtype=torch.int64)
     place = torch.arange(len(rows)) // parts
     asked[part, place] = rows
     x = map_input(lambda t: t[asked], support.x)
-    logits = engine.predict_tasks(learner, states, x)[part, place]
+    logits = engine.adapt_and_predict(learner, supports, x, **(options or {}))[part, place]
     return HeldOut(rows, (mask_logits(logits, support.classes) / temperature).softmax(-1), target[rows])

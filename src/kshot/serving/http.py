@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import logging
@@ -26,7 +25,7 @@ from kshot.serving.problems import (
 )
 from kshot.serving.service import Service
 from kshot.serving.settings import Limits
-from kshot.serving.store.rows import Principal
+from kshot.serving.store.rows import Principal, TaskRow
 
 _log = logging.getLogger("kshot.serving")
 
@@ -49,35 +48,52 @@ def changes_of(http: HTTPRequest) -> Changes:
     return changes
 
 
-def secret_of(http: HTTPRequest) -> str | None:
+async def admit(http: HTTPRequest) -> tuple[Service, Principal]:
+    """The service, and who asks it.
+
+    Raises:
+        UnauthenticatedError, RateError.
+    """
+    service = service_of(http)
+    return service, await service.admit(_secret_of(http))
+
+
+async def admit_to(http: HTTPRequest, task: str) -> tuple[Service, Principal, TaskRow]:
+    """The service, who asks it, and the task that is asked about.
+
+    Raises:
+        UnauthenticatedError, RateError, NotFoundError.
+    """
+    service = service_of(http)
+    return service, *await service.admit_to(_secret_of(http), task)
+
+
+def _secret_of(http: HTTPRequest) -> str | None:
     """The key that a request shows."""
     kind, _, secret = http.headers.get("authorization", "").partition(" ")
     return secret.strip() if kind.lower() == "bearer" else None
 
 
 async def body_of(http: HTTPRequest, limits: Limits) -> bytes:
-    """The body, as long as it is neither too large nor too slow.
+    """The body, as long as it is not too large. How long it may take is the protocol's to watch (`protocol`).
 
     Raises:
-        TooLargeError, SlowError.
+        TooLargeError: it is.
+        SlowError: the connection was closed before it was here.
     """
     length = http.headers.get("content-length", "")
     if length.isdigit() and int(length) > limits.body_bytes:
         raise TooLargeError(f"expected a body of at most {limits.body_bytes:,} bytes, got {int(length):,}")
-    try:
-        return await asyncio.wait_for(_received(http, limits), limits.body_seconds)
-    except asyncio.TimeoutError:
-        raise SlowError(f"expected the body within {limits.body_seconds:g} s") from None
-
-
-async def _received(http: HTTPRequest, limits: Limits) -> bytes:
-    parts, size = [], 0
-    async for part in http.stream():
-        size += len(part)
-        if size > limits.body_bytes:
+    whole, more = b"", True
+    while more:
+        message = await http.receive()
+        if message["type"] == "http.disconnect":
+            raise SlowError("the client went away before its body was here")
+        whole += message.get("body", b"")
+        more = message.get("more_body", False)
+        if len(whole) > limits.body_bytes:
             raise TooLargeError(f"expected a body of at most {limits.body_bytes:,} bytes, got more")
-        parts.append(part)
-    return b"".join(parts)
+    return whole
 
 
 def json_of(http: HTTPRequest, body: bytes) -> dict[str, Any]:

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from kshot.serving.adapting import Adaptation, Order
-from kshot.serving.calibration import reference
-from kshot.serving.payloads import seal_example
+from kshot.serving.payloads import pack_example
 from kshot.serving.problems import ConflictProblemError, SupportProblemError
 from kshot.serving.served import ServedModel
 from kshot.serving.service import Service
@@ -68,7 +67,6 @@ async def adapted_state(
 def _order(
     service: Service, model: ServedModel, task: TaskRow, members: Sequence[Member], y: Tensor, unlabeled: Tensor | None
 ) -> Order:
-    reader = service.readers[model.name]
     raw = [member.x for member in members if not member.featured]
     known = [member.x for member in members if member.featured]
     if any(member.featured and member.digest != model.digest for member in members):
@@ -78,12 +76,12 @@ def _order(
         )
     return Order(
         model,
-        reader.normalise(torch.stack(raw)) if raw else None,
+        model.normalise(torch.stack(raw)) if raw else None,
         y,
         int(y.max()) + 1,
         torch.stack(known) if known else None,
         torch.tensor([member.featured for member in members]) if known else None,
-        None if unlabeled is None else reader.normalise(unlabeled),
+        None if unlabeled is None else model.normalise(unlabeled),
         dict(task.options),
         check=model.cheap,
     )
@@ -119,7 +117,7 @@ def _findings(
         "labels": list(labels),
         "temperature": known.get("temperature", 1.0),
         "threshold": known.get("threshold"),
-        "reference": reference(adaptation.embedding),
+        "reference": adaptation.reference,
     }
     if adaptation.held_out is not None:
         info["leave_one_out"] = adaptation.held_out.accuracy()
@@ -153,6 +151,6 @@ def kept_examples(
             continue
         x = adaptation.features[i] if features else member.x  # type: ignore[index]
         form, digest = ("features", model.digest) if features else ("raw", "")
-        sealed = service.vault.seal(seal_example(x, member.label), f"example {task}/{member.number}")
+        sealed = service.vault.seal(pack_example(x, member.label), f"example {task}/{member.number}")
         rows.append(ExampleRow(member.number, form, digest, sealed, member.created))
     return rows

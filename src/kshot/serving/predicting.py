@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kshot import engine
-from kshot.episodes import Input, cat_inputs, first_tensor, map_input
+from kshot.episodes import Input, map_input
 from kshot.functional import mask_logits, squared_distance
 from kshot.serving.served import ServedModel
 from kshot.serving.states import State
@@ -24,13 +24,13 @@ class Question:
     Attributes:
         state: of the task.
         model: that its learner belongs to.
-        x: the queries as the network sees them, `[n, *shape]`.
+        x: the queries as they are stored, `[n, *shape]`.
         nearest: how many of the nearest support examples are asked for.
     """
 
     state: State
     model: ServedModel
-    x: Input
+    x: Tensor
     nearest: int = 0
 
 
@@ -52,13 +52,13 @@ class Answer:
 def predict_together(questions: Sequence[Question]) -> list[Answer]:
     """The answers to questions of any tasks, in their order."""
     answers: list[Answer | None] = [None] * len(questions)
-    for members in engine.groups_of([id(q.model) for q in questions]):
+    for members in engine.groups_of([(id(q.model), q.x.dtype, q.x.shape[1:]) for q in questions]):
         model = questions[members[0]].model
         parts = [questions[i].x for i in members]
-        z, embedding = model.embed(model.learner, cat_inputs(parts))
+        z, embedding = model.embed(model.learner, model.normalise(torch.cat(parts)))
         ends = [0]
         for part in parts:
-            ends.append(ends[-1] + first_tensor(part).shape[0])
+            ends.append(ends[-1] + len(part))
         keys = [
             (questions[i].state.shape, questions[i].state.support.shape, ends[at + 1] - ends[at])
             for at, i in enumerate(members)

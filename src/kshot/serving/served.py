@@ -13,9 +13,13 @@ from torch import Tensor
 
 from kshot import engine
 from kshot.artifacts import load_learner
+from kshot.engine.features import CPU_CHUNK
 from kshot.episodes import Input, first_tensor
-from kshot.errors import UnsupportedError
+from kshot.errors import SupportError, UnsupportedError
 from kshot.learners.base import Learner
+from kshot.learners.support import prepare_input
+from kshot.serving.frozen import Features, frozen_features
+from kshot.serving.problems import InputError
 
 
 @dataclass(eq=False)
@@ -30,6 +34,7 @@ class ServedModel:
         adapter: an equal one, for adaptations in another thread: a functional call swaps parameters for its length.
         calibration: of its confidence and of its queries' distances, as `calibrate` measured them on val tasks; empty
             where it could not.
+        frozen: its shared features, compiled; None where they are not.
     """
 
     name: str
@@ -38,6 +43,7 @@ class ServedModel:
     learner: Learner
     adapter: Learner
     calibration: dict[str, Any] = field(default_factory=dict)
+    frozen: Features | None = None
 
     @classmethod
     def load(cls, path: str | Path, name: str | None = None) -> ServedModel:
@@ -55,7 +61,7 @@ class ServedModel:
             )
         learner.eval().requires_grad_(requires_grad=False)
         name = name or Path(path).name
-        return cls(name, str(path), digest, learner, copy.deepcopy(learner))
+        return cls(name, str(path), digest, learner, copy.deepcopy(learner), frozen=frozen_features(learner))
 
     @property
     def cheap(self) -> bool:
@@ -70,9 +76,23 @@ class ServedModel:
         near = min(shots, key=lambda known: abs(math.log(int(known) / max(shot, 0.5))))
         return dict(shots[near])
 
+    def normalise(self, x: Tensor) -> Input:
+        """Stored examples `[n, *shape]` as the network sees them.
+
+        Raises:
+            InputError: NaNs, or another shape than the model takes.
+        """
+        try:
+            return prepare_input(self.learner, x, "given")
+        except (SupportError, UnsupportedError) as error:
+            raise InputError(str(error)) from None
+
     def embed(self, learner: Learner, x: Input) -> tuple[Input, Tensor]:
         """Shared features of raw examples, and what tells how near two of them are: `[n, d]`, the features themselves
         where the learner has some."""
         with torch.no_grad():
-            z = engine.compute_features(learner, x)
+            if self.frozen is not None and isinstance(x, Tensor):
+                z: Input = torch.cat([self.frozen(part) for part in x.split(CPU_CHUNK)])
+            else:
+                z = engine.compute_features(learner, x)
         return z, first_tensor(z).flatten(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import signal
 from collections.abc import Mapping
@@ -107,11 +108,13 @@ def run(settings: Settings, models: Mapping[str, ServedModel] | None = None) -> 
 
     set_up(settings.log)
     service = build(settings, models)
+    gc.collect()
+    gc.freeze()  # torch, the models and the routes stay: no collection need walk through them again
     config = uvicorn.Config(
         create_app(service),
         host=settings.host,
         port=settings.port,
-        http=protocol(settings.limits.header_seconds),
+        http=protocol(settings.limits),
         log_config=None,
         access_log=False,
         timeout_keep_alive=30,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
@@ -42,6 +42,12 @@ from kshot.serving.vault import Vault
 
 T = TypeVar("T")
 
+AT_ONCE = 64
+"""Arrays that are read within the event loop: about a millisecond."""
+
+Lookup = tuple[bytes, str]
+"""The hash of a key and the id of a task; empty where one is not asked for."""
+
 
 class Service:
     """The server's state: models, database, cache, lanes.
@@ -67,8 +73,7 @@ class Service:
         if settings.authentication == "none":
             self._everyone = Principal(None, database.write(_default_tenant).result(), access.SCOPES)
         self._parsers = ThreadPoolExecutor(2, thread_name_prefix="kshot-parses")
-        self._principals = Gather(self._find_principals, self._threads)
-        self._tasks = Gather(self._find_tasks, self._threads)
+        self._lookups = Gather(self._find, self._threads)
         self._states = Gather(self._find_states, self._threads)
         self.predictions = Lane(
             predict_together,
@@ -91,8 +96,7 @@ class Service:
         seen, used = self.watch.take(), self.meter.take()
 
         def change(connection: Connection) -> None:
-            for (task, version), one in seen.items():
-                journal.add_health(connection, task, version, asdict(one))
+            journal.add_health(connection, {of: asdict(one) for of, one in seen.items()})
             for day, amounts in used.items():
                 journal.use(connection, day, amounts)
 
@@ -110,18 +114,32 @@ class Service:
 
     # ---------------------------------------------------------------- who and what
 
-    async def principal(self, secret: str | None) -> Principal:
+    async def admit(self, secret: str | None) -> Principal:
         """Whose key it is.
 
         Raises:
             UnauthenticatedError: nobody's.
             RateError: the tenant's requests come too fast.
         """
+        return (await self._admitted(secret, ""))[0]
+
+    async def admit_to(self, secret: str | None, task: str) -> tuple[Principal, TaskRow]:
+        """Whose key it is, and a task of that tenant's: both from one read.
+
+        Raises:
+            UnauthenticatedError, RateError: as `admit`.
+            NotFoundError: there is no such task; of another tenant's nothing else is said.
+        """
+        principal, row = await self._admitted(secret, task)
+        return principal, _own(principal, row, task)
+
+    async def _admitted(self, secret: str | None, task: str) -> tuple[Principal, TaskRow | None]:
         if self._everyone is not None:
-            return self._everyone
+            row = (await self._lookups.get((b"", task)) or (None, None))[1] if task else None
+            return self._everyone, row
         if not secret:
             raise UnauthenticatedError("expected the header 'Authorization: Bearer KEY', got none")
-        found = await self._principals.get(access.hash_key(secret))
+        found, row = await self._lookups.get((access.hash_key(secret), task)) or (None, None)
         if found is None:
             raise UnauthenticatedError("expected a valid key, got one that is unknown or was revoked")
         rate = float(found.quotas.get("requests_per_second", self.settings.quotas.requests_per_second))
@@ -130,7 +148,7 @@ class Service:
         if seconds:
             self.metrics.refused.labels("rate").inc()
             raise RateError(f"the tenant may make {rate:g} requests a second: wait {seconds:.2f} s", seconds)
-        return found
+        return found, row
 
     @staticmethod
     def allow(principal: Principal, scope: str) -> None:
@@ -139,15 +157,12 @@ class Service:
             raise ForbiddenError(f"expected a key with the scope {scope}, got one with {', '.join(principal.scopes)}")
 
     async def task(self, principal: Principal, id_: str) -> TaskRow:
-        """A task of the tenant's.
+        """A task of the tenant's, as it is now.
 
         Raises:
-            NotFoundError: there is none; of another tenant's nothing else is said.
+            NotFoundError: there is none.
         """
-        found = await self._tasks.get(id_)
-        if found is None or found.tenant != principal.tenant:
-            raise NotFoundError(f"there is no task {id_[:64]}: GET /v1/tasks lists those that there are")
-        return found
+        return _own(principal, (await self._lookups.get((b"", id_)) or (None, None))[1], id_)
 
     def model(self, name: str | None) -> ServedModel:
         """A model by its name, or the default one.
@@ -197,7 +212,7 @@ class Service:
             BusyProblemError, DeadlineError, InputError.
         """
         model = self.by_digest[state.digest]
-        question = Question(state, model, self.readers[model.name].normalise(x), nearest)
+        question = Question(state, model, x, nearest)
         answer: Answer = await self.compute(self.predictions, question, principal, len(x), deadline)
         return answer
 
@@ -212,6 +227,17 @@ class Service:
             ) from None
         except LateError:
             raise DeadlineError("the deadline passed before the server came to it: ask for longer, or less") from None
+
+    async def read(self, reader: Reader, items: Sequence[Any], what: str) -> Tensor:
+        """Examples of a request as they are stored: arrays at once, files in a thread, where decoding them keeps no
+        other request waiting.
+
+        Raises:
+            InputError: as `Reader.read`.
+        """
+        if len(items) <= AT_ONCE and all(isinstance(item, dict) and "x" in item for item in items):
+            return reader.read(items, what)
+        return await self.parsing(reader.read, items, what)
 
     async def parsing(self, function: Callable[..., T], *arguments: Any) -> T:
         """What a function gives that reads what a request holds, in a thread: decoding images takes its time."""
@@ -234,18 +260,23 @@ class Service:
 
     # ---------------------------------------------------------------- reads, in a thread
 
-    def _find_principals(self, hashes: list[bytes]) -> Mapping[bytes, Principal]:
+    def _find(self, asked: list[Lookup]) -> Mapping[Lookup, tuple[Principal | None, TaskRow | None]]:
+        hashes, ids = {hash_ for hash_, _ in asked if hash_}, {id_ for _, id_ in asked if id_}
         with self.database.reading() as connection:
-            return access.principals(connection, hashes)
-
-    def _find_tasks(self, ids: list[str]) -> Mapping[str, TaskRow]:
-        with self.database.reading() as connection:
-            return tasks.find(connection, ids)
+            principals = access.principals(connection, hashes) if hashes else {}
+            rows = tasks.find(connection, ids) if ids else {}
+        return {(hash_, id_): (principals.get(hash_), rows.get(id_)) for hash_, id_ in asked}
 
     def _find_states(self, ids: list[str]) -> Mapping[str, State]:
         with self.database.reading() as connection:
             found = tasks.load_states(connection, ids)
         return {id_: decode(self.vault.open(sealed, f"state {id_}")) for id_, (_, _, sealed) in found.items()}
+
+
+def _own(principal: Principal, row: TaskRow | None, id_: str) -> TaskRow:
+    if row is None or row.tenant != principal.tenant:
+        raise NotFoundError(f"there is no task {id_[:64]}: GET /v1/tasks lists those that there are")
+    return row
 
 
 def _default_tenant(connection: Connection) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable
@@ -16,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from kshot.artifacts.tree import flatten, unflatten
 from kshot.errors import ArtifactError
+from kshot.serving.payloads import pack, unpack
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +61,7 @@ class State:
 
 
 def encode(state: State) -> bytes:
-    """The state as the bytes of a safetensors file."""
-    from safetensors.torch import save
-
+    """The state as bytes."""
     shape, tensors = flatten(state.adapted)
     tensors = {**tensors, "classes": state.classes, "targets": state.targets, "support": state.support}
     header = {
@@ -75,10 +73,7 @@ def encode(state: State) -> bytes:
         "numbers": state.numbers,
         "info": state.info,
     }
-    plain = {
-        name: tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
-    }
-    return save(plain, metadata={"state": json.dumps(header, ensure_ascii=False)})
+    return pack(header, tensors)
 
 
 def decode(content: bytes, device: torch.device | str = "cpu") -> State:
@@ -87,14 +82,9 @@ def decode(content: bytes, device: torch.device | str = "cpu") -> State:
     Raises:
         ArtifactError: it is none.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
+    header, tensors = unpack(content)
+    tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
     try:
-        # Clones: what `load` gives lies unaligned in `content`, and a sum over it rounds otherwise.
-        tensors = {name: tensor.clone().to(device) for name, tensor in load(content).items()}
-        length = int.from_bytes(content[:8], "little")
-        header = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["state"])
         own = {name: tensors.pop(name) for name in ("classes", "targets", "support")}
         return State(
             task=header["task"],
@@ -106,7 +96,7 @@ def decode(content: bytes, device: torch.device | str = "cpu") -> State:
             info=header["info"],
             **own,
         )
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError) as error:
         raise ArtifactError(f"the stored state of a task is damaged ({type(error).__name__}: {error})") from error
 
 

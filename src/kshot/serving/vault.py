@@ -1,18 +1,20 @@
-"""Examples at rest: each sealed under a key of its own, which is sealed under the server's master key.
+"""Examples at rest: sealed under the server's master key, which is a file outside the database.
 
-The master key is a file outside the database. What a deleted row leaves in the files of a database (free pages, dead
-tuples, a write-ahead log, a backup) is ciphertext; and once `rotate` has sealed the keys that still are there under a
-new master key and the old one is destroyed, nobody reads it again.
+What a deleted row leaves in the files of a database (free pages, dead tuples, a write-ahead log, a backup) is
+ciphertext; and once all that still is there was sealed under a new master key and the old one is destroyed
+(`kshot keys rotate`), nobody reads it again.
 
-AES-256-GCM, a random nonce of 12 bytes before each ciphertext (NIST SP 800-38D, sec. 8.2.2).
+AES-256-GCM. A sealed text is the key's first bytes of SHA-256 (4 bytes: which key), a random nonce (12 bytes; NIST SP
+800-38D, sec. 8.2.2, allows 2^32 of them a key), and the ciphertext with its tag.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import os
 import secrets
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,31 +24,24 @@ from kshot.errors import ArtifactError, MissingExtraError
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-_NONCE = 12
-_KEY = 32
-
-
-@dataclass(frozen=True)
-class Sealed:
-    """Sealed bytes, and the sealed key that they were sealed with."""
-
-    key: bytes
-    content: bytes
+_NAME, _NONCE, _KEY = 4, 12, 32
 
 
 class Vault:
-    """Seals and opens with one master key.
+    """Seals with one master key, and opens with any of several.
 
     Args:
-        master: 32 bytes.
+        masters: of 32 bytes each; the first one seals.
     """
 
-    def __init__(self, master: bytes) -> None:
-        self._master = _cipher(master)
+    def __init__(self, masters: Sequence[bytes]) -> None:
+        self._ciphers = {hashlib.sha256(master).digest()[:_NAME]: _cipher(master) for master in masters}
+        self._newest = next(iter(self._ciphers))
 
     @classmethod
     def of_file(cls, path: str | Path) -> Vault:
-        """The vault of a master key file, which is made, readable by its owner alone, where there is none.
+        """The vault of a file of master keys, a line each, the newest first; it is made, readable by its owner alone,
+        where there is none.
 
         Raises:
             ArtifactError: the file holds no key.
@@ -54,41 +49,71 @@ class Vault:
         """
         path = Path(path)
         if not path.exists():
-            atomic_file(path, _write_key)
-        try:
-            master = base64.b64decode(path.read_text(encoding="ascii").strip(), validate=True)
-        except (OSError, ValueError) as error:
-            raise ArtifactError(f"expected a master key in {path}, got none: {error}") from error
-        if len(master) != _KEY:
-            raise ArtifactError(f"expected a master key of {_KEY} bytes in {path}, got {len(master)} bytes")
-        return cls(master)
+            write_keys(path, [new_key()])
+        return cls(read_keys(path))
 
-    def seal(self, content: bytes, about: str) -> Sealed:
+    def seal(self, content: bytes, about: str) -> bytes:
         """Seals bytes.
 
         Args:
             about: whose they are; the same has to be said to open them, so that rows cannot be exchanged.
         """
-        key = secrets.token_bytes(_KEY)
-        return Sealed(_seal(self._master, key, about), _seal(_cipher(key), content, about))
+        nonce = secrets.token_bytes(_NONCE)
+        return self._newest + nonce + self._ciphers[self._newest].encrypt(nonce, content, about.encode())
 
-    def open(self, sealed: Sealed, about: str) -> bytes:
+    def open(self, sealed: bytes, about: str) -> bytes:
         """What was sealed.
 
         Raises:
             ArtifactError: it was changed, is another one's, or was sealed with another master key.
         """
-        return _open(_cipher(_open(self._master, sealed.key, about)), sealed.content, about)
+        from cryptography.exceptions import InvalidTag
 
-    def reseal(self, sealed_key: bytes, about: str, new: Vault) -> bytes:
-        """A sealed key, sealed under the master key of another vault."""
-        return _seal(new._master, _open(self._master, sealed_key, about), about)
+        name, nonce, content = sealed[:_NAME], sealed[_NAME : _NAME + _NONCE], sealed[_NAME + _NONCE :]
+        try:
+            return self._ciphers[name].decrypt(nonce, content, about.encode())
+        except (KeyError, InvalidTag, ValueError) as error:
+            raise ArtifactError(
+                f"what is stored of {about} cannot be opened: it was changed, or sealed with another master key. Start "
+                "the server with the key file that belongs to this database"
+            ) from error
+
+    def is_newest(self, sealed: bytes) -> bool:
+        """Whether it was sealed with the key that seals now."""
+        return sealed[:_NAME] == self._newest
 
 
-def _write_key(path: Path) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(base64.b64encode(secrets.token_bytes(_KEY)) + b"\n")
+def new_key() -> bytes:
+    """A master key."""
+    return secrets.token_bytes(_KEY)
+
+
+def read_keys(path: Path) -> list[bytes]:
+    """The master keys of a file, the newest first.
+
+    Raises:
+        ArtifactError: it holds none.
+    """
+    try:
+        keys = [base64.b64decode(line, validate=True) for line in path.read_text(encoding="ascii").split()]
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"expected master keys in {path}, a line each, got none: {error}") from error
+    if not keys or any(len(key) != _KEY for key in keys):
+        sizes = ", ".join(str(len(key)) for key in keys) or "none"
+        raise ArtifactError(f"expected master keys of {_KEY} bytes in {path}, a line each, got {sizes}")
+    return keys
+
+
+def write_keys(path: Path, keys: Sequence[bytes]) -> None:
+    """Replaces the master keys of a file, which its owner alone may read."""
+    text = b"".join(base64.b64encode(key) + b"\n" for key in keys)
+
+    def write(new: Path) -> None:
+        handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(text)
+
+    atomic_file(path, write)
 
 
 def _cipher(key: bytes) -> AESGCM:
@@ -97,20 +122,3 @@ def _cipher(key: bytes) -> AESGCM:
     except ImportError as error:
         raise MissingExtraError("cryptography", "serve") from error
     return AESGCM(key)
-
-
-def _seal(cipher: AESGCM, content: bytes, about: str) -> bytes:
-    nonce = secrets.token_bytes(_NONCE)
-    return nonce + cipher.encrypt(nonce, content, about.encode())
-
-
-def _open(cipher: AESGCM, sealed: bytes, about: str) -> bytes:
-    from cryptography.exceptions import InvalidTag
-
-    try:
-        return cipher.decrypt(sealed[:_NONCE], sealed[_NONCE:], about.encode())
-    except (InvalidTag, ValueError) as error:
-        raise ArtifactError(
-            f"what is stored of {about} cannot be opened: it was changed, or sealed with another master key. Start the "
-            "server with the key file that belongs to this database"
-        ) from error

@@ -7,7 +7,7 @@ from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
 from kshot.serving import looking, schemas
-from kshot.serving.http import answer, body_of, changes_of, check_labels, json_of, say, secret_of, service_of, writing
+from kshot.serving.http import admit_to, answer, body_of, changes_of, check_labels, json_of, say, writing
 from kshot.serving.problems import InvalidError
 from kshot.serving.routes.tasks import _documented
 
@@ -18,9 +18,7 @@ router = APIRouter(prefix="/v1/tasks", tags=["feedback"])
     "/{task}/feedback", status_code=201, summary="Say what a query was", openapi_extra=_documented(schemas.Feedback)
 )
 async def feedback(http: HTTPRequest, task: str) -> Response:
-    service = service_of(http)
-    principal = await service.principal(secret_of(http))
-    row = await service.task(principal, task)
+    service, principal, row = await admit_to(http, task)
     body = await body_of(http, service.settings.limits)
     request = writing(http, principal, body)
     document = json_of(http, body)
@@ -32,12 +30,11 @@ async def feedback(http: HTTPRequest, task: str) -> Response:
     x = None
     if asked.query is not None:
         reader = service.readers[service.by_digest[state.digest].name]
-        x = await service.parsing(reader.read, [document["query"]], "query")
+        x = await service.read(reader, [document["query"]], "query")
     return answer(await changes_of(http).judge(request, row, state, asked.label, asked.predicted, x))
 
 
 @router.get("/{task}/health", summary="How a task's queries look beside its support, and how often it was right")
 async def health(http: HTTPRequest, task: str) -> Response:
-    service = service_of(http)
-    principal = await service.principal(secret_of(http))
-    return say(await looking.health(service, await service.task(principal, task)))
+    service, _, row = await admit_to(http, task)
+    return say(await looking.health(service, row))

@@ -7,7 +7,7 @@ from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
 from kshot.serving import looking
-from kshot.serving.http import say, secret_of, service_of
+from kshot.serving.http import admit, say, service_of
 
 router = APIRouter(tags=["operations"])
 
@@ -25,8 +25,7 @@ async def readyz(http: HTTPRequest) -> Response:
 
 @router.get("/v1/models", summary="The models that are served")
 async def models(http: HTTPRequest) -> Response:
-    service = service_of(http)
-    await service.principal(secret_of(http))
+    service, _ = await admit(http)
     return say({"models": [looking.about(service, name) for name in service.models]})
 
 

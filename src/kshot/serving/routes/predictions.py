@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request as HTTPRequest
@@ -11,7 +10,7 @@ from starlette.responses import Response
 
 from kshot.serving import schemas
 from kshot.serving.health import Seen
-from kshot.serving.http import body_of, changes_of, json_of, say, secret_of, service_of
+from kshot.serving.http import admit, admit_to, body_of, changes_of, json_of, say
 from kshot.serving.predicting import describe
 from kshot.serving.problems import InputError, InvalidError
 from kshot.serving.routes.tasks import _documented, given_of, options_of, read_examples, unlabeled_of
@@ -22,10 +21,8 @@ router = APIRouter(prefix="/v1", tags=["predictions"])
 
 @router.post("/tasks/{task}/predict", summary="Predict", openapi_extra=_documented(schemas.Predict))
 async def predict(http: HTTPRequest, task: str) -> Response:
-    service = service_of(http)
-    principal = await service.principal(secret_of(http))
+    service, principal, row = await admit_to(http, task)
     service.allow(principal, "predict")
-    row = await service.task(principal, task)
     document = json_of(http, await body_of(http, service.settings.limits))
     queries, nearest, top = [document], 0, None
     if "queries" in document or not ({"x", "image", "bytes"} & document.keys()):
@@ -36,7 +33,7 @@ async def predict(http: HTTPRequest, task: str) -> Response:
     state = await service.state(row)
     reader = service.readers[service.by_digest[state.digest].name]
     _few_enough(service, len(queries))
-    x = await service.parsing(reader.read, queries, "queries") if _slow(queries) else reader.read(queries, "queries")
+    x = await service.read(reader, queries, "queries")
     found = await service.predict(principal, state, x, nearest=nearest)
     rows = describe(found, state, top=top)
     service.watch.add(row.id, state.version, Seen.of(state, found.distance, rows))
@@ -50,9 +47,8 @@ async def predict(http: HTTPRequest, task: str) -> Response:
     openapi_extra=_documented(schemas.AdaptPredict),
 )
 async def adapt_predict(http: HTTPRequest) -> Response:
-    service = service_of(http)
+    service, principal = await admit(http)
     limits = service.settings.limits
-    principal = await service.principal(secret_of(http))
     service.allow(principal, "predict")
     began = time.perf_counter()
     body = await body_of(http, limits)
@@ -62,8 +58,8 @@ async def adapt_predict(http: HTTPRequest) -> Response:
     _few_enough(service, len(queries))
     model = service.model(fields["model"])
     reader = service.readers[model.name]
-    given = await service.parsing(given_of, reader, examples, limits)
-    asked = await service.parsing(reader.read, queries, "queries")
+    given = await given_of(service, reader, examples)
+    asked = await service.read(reader, queries, "queries")
     if asked.shape[1:] != given.x.shape[1:]:
         raise InputError(
             f"expected queries of the shape of the examples, {list(given.x.shape[1:])}, got {list(asked.shape[1:])}"
@@ -72,7 +68,7 @@ async def adapt_predict(http: HTTPRequest) -> Response:
         principal,
         model,
         given,
-        await service.parsing(unlabeled_of, reader, unlabeled),
+        await unlabeled_of(service, reader, unlabeled),
         options_of(service, model.name, fields["options"]),
     )
     found = await service.predict(principal, state, asked, nearest=fields["nearest"])
@@ -85,8 +81,3 @@ def _few_enough(service: Service, n: int) -> None:
     most = service.settings.limits.queries
     if n > most:
         raise InvalidError(f"queries: expected at most {most}, got {n:,}")
-
-
-def _slow(queries: list[Any]) -> bool:
-    """Whether reading them would keep the event loop from other requests."""
-    return len(queries) > 8 or any(isinstance(q, dict) and "x" not in q for q in queries)

@@ -15,6 +15,8 @@ from torch import Tensor
 from kshot.serving import looking, schemas
 from kshot.serving.changing import Given
 from kshot.serving.http import (
+    admit,
+    admit_to,
     answer,
     body_of,
     changes_of,
@@ -23,8 +25,6 @@ from kshot.serving.http import (
     json_of,
     labelled_files,
     say,
-    secret_of,
-    service_of,
     upload_of,
     writing,
 )
@@ -89,16 +89,17 @@ async def read_examples(
     )
 
 
-def given_of(reader: Reader, examples: list[tuple[str, Any]], limits: Limits) -> Given:
+async def given_of(service: Service, reader: Reader, examples: list[tuple[str, Any]]) -> Given:
     """Labelled examples as they are stored."""
     if not examples:
         raise InvalidError("expected examples, got none")
-    check_labels([label for label, _ in examples], limits)
-    return Given(reader.read([item for _, item in examples], "examples"), [label for label, _ in examples])
+    labels = [label for label, _ in examples]
+    check_labels(labels, service.settings.limits)
+    return Given(await service.read(reader, [item for _, item in examples], "examples"), labels)
 
 
-def unlabeled_of(reader: Reader, items: list[Any]) -> Tensor | None:
-    return reader.read(items, "unlabeled") if items else None
+async def unlabeled_of(service: Service, reader: Reader, items: list[Any]) -> Tensor | None:
+    return await service.read(reader, items, "unlabeled") if items else None
 
 
 @router.post(
@@ -108,9 +109,8 @@ def unlabeled_of(reader: Reader, items: list[Any]) -> Tensor | None:
     openapi_extra=_documented(schemas.CreateTask, multipart=True),
 )
 async def create(http: HTTPRequest) -> Response:
-    service = service_of(http)
+    service, principal = await admit(http)
     limits = service.settings.limits
-    principal = await service.principal(secret_of(http))
     body = await body_of(http, limits)
     request = writing(http, principal, body)
     fields, examples, unlabeled, _ = await read_examples(http, body, schemas.CreateTask, limits)
@@ -119,9 +119,9 @@ async def create(http: HTTPRequest) -> Response:
     outcome = await changes_of(http).create(
         request,
         model,
-        await service.parsing(given_of, reader, examples, limits),
+        await given_of(service, reader, examples),
         name=fields["name"],
-        unlabeled=await service.parsing(unlabeled_of, reader, unlabeled),
+        unlabeled=await unlabeled_of(service, reader, unlabeled),
         options=options_of(service, model.name, fields["options"]),
     )
     return answer(outcome)
@@ -129,8 +129,7 @@ async def create(http: HTTPRequest) -> Response:
 
 @router.get("", summary="List tasks, the newest first")
 async def list_(http: HTTPRequest, limit: int = 20, after: str | None = None) -> Response:
-    service = service_of(http)
-    principal = await service.principal(secret_of(http))
+    service, principal = await admit(http)
     if not 1 <= limit <= PAGE:
         raise InvalidError(f"limit: expected 1 to {PAGE}, got {limit}")
     found = await looking.page(service, principal, _cursor(after), limit + 1)
@@ -145,64 +144,51 @@ async def list_(http: HTTPRequest, limit: int = 20, after: str | None = None) ->
 
 @router.get("/{task}", summary="What a task is")
 async def show(http: HTTPRequest, task: str) -> Response:
-    service = service_of(http)
-    principal = await service.principal(secret_of(http))
-    return say(await looking.describe(service, await service.task(principal, task)))
+    service, _, row = await admit_to(http, task)
+    return say(await looking.describe(service, row))
 
 
 @router.delete("/{task}", status_code=204, summary="Delete a task with all that is its own")
 async def delete(http: HTTPRequest, task: str) -> Response:
-    service = service_of(http)
-    principal = await service.principal(secret_of(http))
-    await changes_of(http).remove(writing(http, principal, b""), await service.task(principal, task))
+    _, principal, row = await admit_to(http, task)
+    await changes_of(http).remove(writing(http, principal, b""), row)
     return Response(None, 204)
 
 
 @router.post("/{task}/examples", summary="Add examples", openapi_extra=_documented(schemas.AddExamples, multipart=True))
 async def add(http: HTTPRequest, task: str) -> Response:
-    service = service_of(http)
+    service, principal, row = await admit_to(http, task)
     limits = service.settings.limits
-    principal = await service.principal(secret_of(http))
-    row = await service.task(principal, task)
     body = await body_of(http, limits)
     request = writing(http, principal, body)
     _, examples, unlabeled, _ = await read_examples(http, body, schemas.AddExamples, limits)
     reader = service.readers[service.model(row.model).name]
-    given = await service.parsing(given_of, reader, examples, limits)
-    return answer(
-        await changes_of(http).add(
-            request, row, given, unlabeled=await service.parsing(unlabeled_of, reader, unlabeled)
-        )
-    )
+    given = await given_of(service, reader, examples)
+    others = await unlabeled_of(service, reader, unlabeled)
+    return answer(await changes_of(http).add(request, row, given, unlabeled=others))
 
 
 @router.get("/{task}/examples", summary="List a task's examples")
 async def examples(http: HTTPRequest, task: str) -> Response:
-    service = service_of(http)
-    principal = await service.principal(secret_of(http))
-    return say({"examples": await looking.examples(service, await service.task(principal, task))})
+    service, _, row = await admit_to(http, task)
+    return say({"examples": await looking.examples(service, row)})
 
 
 @router.delete("/{task}/examples/{number}", summary="Forget an example: the task is as if it had never been there")
 async def forget(http: HTTPRequest, task: str, number: int) -> Response:
-    service = service_of(http)
-    principal = await service.principal(secret_of(http))
-    row = await service.task(principal, task)
+    _, principal, row = await admit_to(http, task)
     return answer(await changes_of(http).forget(writing(http, principal, b""), row, number))
 
 
 @router.get("/{task}/versions", summary="List a task's versions")
 async def versions(http: HTTPRequest, task: str) -> Response:
-    service = service_of(http)
-    principal = await service.principal(secret_of(http))
-    return say({"versions": await looking.versions(service, await service.task(principal, task))})
+    service, _, row = await admit_to(http, task)
+    return say({"versions": await looking.versions(service, row)})
 
 
 @router.post("/{task}/rollback", summary="Go back to an earlier version", openapi_extra=_documented(schemas.Rollback))
 async def rollback(http: HTTPRequest, task: str) -> Response:
-    service = service_of(http)
-    principal = await service.principal(secret_of(http))
-    row = await service.task(principal, task)
+    service, principal, row = await admit_to(http, task)
     body = await body_of(http, service.settings.limits)
     request = writing(http, principal, body)
     asked = schemas.parse(schemas.Rollback, json_of(http, body))
@@ -211,9 +197,7 @@ async def rollback(http: HTTPRequest, task: str) -> Response:
 
 @router.get("/{task}/model", summary="Download the adapted task: a safetensors file that `kshot predict` reads")
 async def download(http: HTTPRequest, task: str) -> Response:
-    service = service_of(http)
-    principal = await service.principal(secret_of(http))
-    row = await service.task(principal, task)
+    service, _, row = await admit_to(http, task)
     content = await looking.artifact(service, row)
     headers = {"Content-Disposition": f'attachment; filename="{row.id}.safetensors"'}
     return Response(content, 200, headers, "application/octet-stream")

@@ -7,7 +7,7 @@ from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
 from kshot.serving import looking
-from kshot.serving.http import changes_of, say, secret_of, service_of, writing
+from kshot.serving.http import admit, changes_of, say, writing
 from kshot.serving.problems import InvalidError
 
 router = APIRouter(prefix="/v1/tenant", tags=["tenant"])
@@ -17,14 +17,12 @@ PAGE = 1_000
 
 @router.get("", summary="What the tenant has, may have, and used by day")
 async def show(http: HTTPRequest) -> Response:
-    service = service_of(http)
-    return say(await looking.tenant(service, await service.principal(secret_of(http))))
+    return say(await looking.tenant(*await admit(http)))
 
 
 @router.get("/audit", summary="Who adapted, changed and deleted what, the newest first")
 async def audit(http: HTTPRequest, limit: int = 100, before: int | None = None) -> Response:
-    service = service_of(http)
-    principal = await service.principal(secret_of(http))
+    service, principal = await admit(http)
     service.allow(principal, "admin")
     if not 1 <= limit <= PAGE:
         raise InvalidError(f"limit: expected 1 to {PAGE}, got {limit}")
@@ -35,16 +33,14 @@ async def audit(http: HTTPRequest, limit: int = 100, before: int | None = None) 
 async def export(http: HTTPRequest) -> Response:
     from starlette.responses import StreamingResponse
 
-    service = service_of(http)
-    principal = await service.principal(secret_of(http))
+    service, principal = await admit(http)
     service.allow(principal, "admin")
     return StreamingResponse(looking.export(service, principal), media_type="application/jsonl")
 
 
 @router.delete("", status_code=204, summary="Erase the tenant: its tasks, its examples, its keys")
 async def erase(http: HTTPRequest) -> Response:
-    service = service_of(http)
-    principal = await service.principal(secret_of(http))
+    service, principal = await admit(http)
     service.allow(principal, "admin")
     await changes_of(http).erase_tenant(writing(http, principal, b""))
     return Response(None, 204)

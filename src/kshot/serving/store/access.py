@@ -35,9 +35,16 @@ def create_tenant(connection: Connection, name: str, quotas: Mapping[str, Any] |
     """A new tenant's id."""
     id_ = new_id("tenant")
     connection.execute(
-        insert(tenants).values(
-            id=id_, name=name, created=now(), quotas=dict(quotas or {}), tasks=0, examples=0, bytes=0
-        )
+        insert(tenants),
+        {
+            "id": id_,
+            "name": name,
+            "created": now(),
+            "quotas": dict(quotas or {}),
+            "tasks": 0,
+            "examples": 0,
+            "bytes": 0,
+        },
     )
     return id_
 
@@ -59,9 +66,16 @@ def create_key(
     owner = find_tenant(connection, tenant) or create_tenant(connection, tenant)
     id_, secret = new_id("key"), PREFIX + secrets.token_urlsafe(32)
     connection.execute(
-        insert(keys).values(
-            id=id_, tenant=owner, hash=hash_key(secret), name=name, scopes=list(scopes), created=now(), revoked=None
-        )
+        insert(keys),
+        {
+            "id": id_,
+            "tenant": owner,
+            "hash": hash_key(secret),
+            "name": name,
+            "scopes": list(scopes),
+            "created": now(),
+            "revoked": None,
+        },
     )
     return id_, secret
 

@@ -170,7 +170,8 @@ class Database:
             transaction = connection.begin()
             for change, _ in group:
                 try:
-                    with connection.begin_nested():
+                    # A single one takes all that is begun with it anyway.
+                    with connection.begin_nested() if len(group) > 1 else contextlib.nullcontext():
                         value = change(connection)
                     results.append((value, None))
                 except DBAPIError as error:
@@ -179,6 +180,9 @@ class Database:
                     results.append((None, error))
                 except Exception as error:
                     results.append((None, error))
+            if len(group) == 1 and results[0][1] is not None:
+                transaction.rollback()
+                return results
             # What fails from here on is not begun again: it may have been done.
             transaction.commit()
         return results

@@ -6,16 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from kshot.serving.store.rows import GoneError, now
 from kshot.serving.store.tables import answers, audit, feedback, health, tasks, tenants, usage
-from kshot.serving.vault import Sealed
 
 ANSWERS_KEPT = 24 * 3600.0
 """Seconds for which the answer to a request with an Idempotency-Key is kept."""
+
+
+_TOGETHER = 500
+"""Rows that one statement names: databases limit its parameters."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,16 @@ def note(
 ) -> None:
     """A line of the audit log."""
     connection.execute(
-        insert(audit).values(at=now(), tenant=tenant, key=key, request=request, action=action, task=task, detail=detail)
+        insert(audit),
+        {
+            "at": now(),
+            "tenant": tenant,
+            "key": key,
+            "request": request,
+            "action": action,
+            "task": task,
+            "detail": detail,
+        },
     )
 
 
@@ -66,32 +78,39 @@ def keep_answer(connection: Connection, tenant: str, key: str, kept: Kept, task:
     """Keeps an answer in the transaction of what it reports; an IntegrityError where there is one."""
     connection.execute(delete(answers).where(answers.c.created <= now() - ANSWERS_KEPT))
     connection.execute(
-        insert(answers).values(
-            tenant=tenant,
-            key=key,
-            request=kept.request,
-            task=task,
-            created=now(),
-            status=kept.status,
-            content=kept.content,
-        )
+        insert(answers),
+        {
+            "tenant": tenant,
+            "key": key,
+            "request": kept.request,
+            "task": task,
+            "created": now(),
+            "status": kept.status,
+            "content": kept.content,
+        },
     )
 
 
 def use(connection: Connection, day: str, amounts: Mapping[tuple[str, str], float]) -> None:
     """Adds to what tenants used on a day (`2026-11-30`): by tenant and what. Of one that was erased nothing is kept."""
-    asked = {tenant for tenant, _ in amounts}
-    there = set(connection.execute(select(tenants.c.id).where(tenants.c.id.in_(asked))).scalars())
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    for (tenant, what), amount in sorted(amounts.items()):
-        if tenant not in there:
-            continue
-        row = dialect.insert(usage).values(tenant=tenant, day=day, what=what, count=amount)
-        connection.execute(
-            row.on_conflict_do_update(
-                index_elements=["tenant", "day", "what"], set_={"count": usage.c.count + row.excluded.count}
-            )
-        )
+    asked = sorted({tenant for tenant, _ in amounts})
+    there: set[str] = set()
+    for start in range(0, len(asked), _TOGETHER):
+        part = asked[start : start + _TOGETHER]
+        there.update(connection.execute(select(tenants.c.id).where(tenants.c.id.in_(part))).scalars())
+    rows = [
+        {"tenant": tenant, "day": day, "what": what, "count": amount}
+        for (tenant, what), amount in sorted(amounts.items())
+        if tenant in there
+    ]
+    if rows:
+        new = _dialect(connection).insert(usage)
+        more = {"count": usage.c.count + new.excluded.count}
+        connection.execute(new.on_conflict_do_update(index_elements=["tenant", "day", "what"], set_=more), rows)
+
+
+def _dialect(connection: Connection) -> Any:
+    return postgresql if connection.dialect.name == "postgresql" else sqlite
 
 
 def used(connection: Connection, tenant: str) -> list[dict[str, Any]]:
@@ -108,23 +127,31 @@ def load_health(connection: Connection, task: str) -> tuple[tuple[int, dict[str,
     return None if row is None else (row.version, row.seen), (sum(told), len(told))
 
 
-def add_health(connection: Connection, task: str, version: int, seen: Mapping[str, float]) -> None:
-    """Adds to the sums of a task's version; those of an earlier one are forgotten, as are those of a task that is
-    gone."""
-    now_at = connection.execute(select(tasks.c.version).where(tasks.c.id == task).with_for_update())
-    if now_at.scalar_one_or_none() != version:
-        return
-    row = connection.execute(select(health.c.version, health.c.seen).where(health.c.task == task)).one_or_none()
-    if row is not None and row.version == version:
-        seen = {name: row.seen[name] + value for name, value in seen.items()}
-    values = {"version": version, "updated": now(), "seen": dict(seen)}
-    if row is None:
-        connection.execute(insert(health).values(task=task, **values))
-    else:
-        connection.execute(update(health).where(health.c.task == task).values(**values))
+def add_health(connection: Connection, seen: Mapping[tuple[str, int], Mapping[str, float]]) -> None:
+    """Adds to the sums of tasks' versions; those of an earlier version are forgotten, as are those of a task that is
+    gone.
+
+    Args:
+        seen: by task and version.
+    """
+    asked = sorted(seen)
+    for start in range(0, len(asked), _TOGETHER):
+        part = dict(asked[start : start + _TOGETHER])
+        locked = select(tasks.c.id, tasks.c.version).where(tasks.c.id.in_(part)).order_by(tasks.c.id).with_for_update()
+        served = {row.id: row.version for row in connection.execute(locked) if row.version == part[row.id]}
+        old = select(health.c.task, health.c.version, health.c.seen).where(health.c.task.in_(served))
+        before = {row.task: row.seen for row in connection.execute(old) if row.version == served[row.task]}
+        rows = []
+        for task, version in served.items():
+            sums = {name: before.get(task, {}).get(name, 0) + value for name, value in seen[task, version].items()}
+            rows.append({"task": task, "version": version, "updated": now(), "seen": sums})
+        if rows:
+            new = _dialect(connection).insert(health)
+            kept = {name: new.excluded[name] for name in ("version", "updated", "seen")}
+            connection.execute(new.on_conflict_do_update(index_elements=["task"], set_=kept), rows)
 
 
-def add_feedback(connection: Connection, task: str, version: int, *, right: bool, sealed: Sealed) -> None:
+def add_feedback(connection: Connection, task: str, version: int, *, right: bool, sealed: bytes) -> None:
     """Notes what a query was.
 
     Raises:
@@ -133,7 +160,5 @@ def add_feedback(connection: Connection, task: str, version: int, *, right: bool
     if connection.execute(select(tasks.c.id).where(tasks.c.id == task)).first() is None:
         raise GoneError(task)
     connection.execute(
-        insert(feedback).values(
-            task=task, created=now(), version=version, right=right, key=sealed.key, content=sealed.content
-        )
+        insert(feedback), {"task": task, "created": now(), "version": version, "right": right, "content": sealed}
     )

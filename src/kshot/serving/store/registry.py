@@ -23,5 +23,5 @@ def add(connection: Connection, *, digest: str, name: str, path: str, info: dict
         return
     connection.execute(update(models).where(models.c.name == name).values(current=False))
     connection.execute(
-        insert(models).values(digest=digest, name=name, path=path, created=now(), current=True, info=info)
+        insert(models), {"digest": digest, "name": name, "path": path, "created": now(), "current": True, "info": info}
     )

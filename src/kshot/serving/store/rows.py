@@ -8,8 +8,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from kshot.serving.vault import Sealed
-
 
 def now() -> float:
     """Seconds since 1970."""
@@ -86,12 +84,12 @@ class ExampleRow:
     number: int
     form: str
     digest: str
-    sealed: Sealed
+    sealed: bytes
     created: float = field(default_factory=now)
 
     @property
     def bytes(self) -> int:
-        return len(self.sealed.content)
+        return len(self.sealed)
 
 
 @dataclass(frozen=True)

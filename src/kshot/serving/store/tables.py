@@ -126,8 +126,7 @@ states = Table(
     METADATA,
     Column("task", String(32), ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True),
     Column("version", Integer, nullable=False),
-    Column("digest", String(64), nullable=False),
-    Column("key", LargeBinary, nullable=False),
+    Column("digest", String(64), nullable=False, index=True),  # those of an earlier model are to be adapted again
     Column("content", LargeBinary, nullable=False),
 )
 
@@ -139,7 +138,6 @@ examples = Table(
     Column("created", Float, nullable=False),
     Column("form", String(16), nullable=False),  # raw | features
     Column("digest", String(64), nullable=False),  # of the model that its features are of; "" of a raw one
-    Column("key", LargeBinary, nullable=False),
     Column("content", LargeBinary, nullable=False),  # sealed, its label with it
     PrimaryKeyConstraint("task", "number"),
 )
@@ -152,7 +150,6 @@ feedback = Table(
     Column("created", Float, nullable=False),
     Column("version", Integer, nullable=False),
     Column("right", Boolean, nullable=False),
-    Column("key", LargeBinary, nullable=False),
     Column("content", LargeBinary, nullable=False),  # sealed: the true label, the predicted one, and the query if kept
     Index("ix_feedback_task_id", "task", "id"),
 )

@@ -20,7 +20,6 @@ from kshot.serving.store.rows import (
     unpack,
 )
 from kshot.serving.store.tables import answers, examples, states, tasks, tenants, versions
-from kshot.serving.vault import Sealed
 
 _TASK = [tasks.c[name] for name in TaskRow.__dataclass_fields__]
 
@@ -45,10 +44,10 @@ def page(connection: Connection, tenant: str, after: tuple[float, str] | None, l
     return [TaskRow(*row) for row in rows]
 
 
-def load_states(connection: Connection, ids: Iterable[str]) -> dict[str, tuple[int, str, Sealed]]:
+def load_states(connection: Connection, ids: Iterable[str]) -> dict[str, tuple[int, str, bytes]]:
     """The version, the model's digest and the sealed state of tasks."""
     rows = connection.execute(select(states).where(states.c.task.in_(list(ids))))
-    return {row.task: (row.version, row.digest, Sealed(row.key, row.content)) for row in rows}
+    return {row.task: (row.version, row.digest, bytes(row.content)) for row in rows}
 
 
 def load_examples(connection: Connection, task: str, numbers: Sequence[int] | None = None) -> list[ExampleRow]:
@@ -56,7 +55,7 @@ def load_examples(connection: Connection, task: str, numbers: Sequence[int] | No
     rows = connection.execute(select(examples).where(examples.c.task == task).order_by(examples.c.number))
     wanted = None if numbers is None else set(numbers)
     return [
-        ExampleRow(row.number, row.form, row.digest, Sealed(row.key, row.content), row.created)
+        ExampleRow(row.number, row.form, row.digest, bytes(row.content), row.created)
         for row in rows
         if wanted is None or row.number in wanted
     ]
@@ -81,7 +80,7 @@ def create(
     task: TaskRow,
     version: VersionRow,
     added: Sequence[ExampleRow],
-    state: Sealed,
+    state: bytes,
     quotas: Mapping[str, int],
 ) -> None:
     """A new task with its first version.
@@ -92,17 +91,17 @@ def create(
     size = sum(example.bytes for example in added)
     count(connection, task.tenant, {"tasks": 1, "examples": len(added), "bytes": size}, quotas)
     values = {name: getattr(task, name) for name in TaskRow.__dataclass_fields__}
-    connection.execute(insert(tasks).values(**values, bytes=size))
+    connection.execute(insert(tasks), {**values, "bytes": size})
     _add_examples(connection, task.id, added)
     _add_version(connection, task.id, version)
-    connection.execute(insert(states).values(**_state(task.id, version, state)))
+    connection.execute(insert(states), {**_state(task.id, version, state)})
 
 
 def change(
     connection: Connection,
     task: TaskRow,
     version: VersionRow,
-    state: Sealed,
+    state: bytes,
     *,
     added: Sequence[ExampleRow] = (),
     removed: Sequence[int] = (),
@@ -177,16 +176,17 @@ def count(
     Raises:
         QuotaError: it would be more than it may.
     """
-    connection.execute(
+    has = connection.execute(
         update(tenants)
         .where(tenants.c.id == tenant)
         .values({name: tenants.c[name] + number for name, number in more.items()})
-    )
-    has = connection.execute(select(tenants).where(tenants.c.id == tenant)).one()._mapping
+        .returning(*(tenants.c[name] for name in more))
+    ).one()
     for name, number in more.items():
         limit = (quotas or {}).get(name)
-        if number > 0 and limit is not None and has[name] > limit:
-            raise QuotaError(name, limit, has[name])
+        now_has = getattr(has, name)
+        if number > 0 and limit is not None and now_has > limit:
+            raise QuotaError(name, limit, now_has)
 
 
 def _add_examples(connection: Connection, task: str, added: Sequence[ExampleRow]) -> None:
@@ -200,8 +200,7 @@ def _add_examples(connection: Connection, task: str, added: Sequence[ExampleRow]
                     "created": e.created,
                     "form": e.form,
                     "digest": e.digest,
-                    "key": e.sealed.key,
-                    "content": e.sealed.content,
+                    "content": e.sealed,
                 }
                 for e in added
             ],
@@ -210,25 +209,25 @@ def _add_examples(connection: Connection, task: str, added: Sequence[ExampleRow]
 
 def _add_version(connection: Connection, task: str, version: VersionRow) -> None:
     connection.execute(
-        insert(versions).values(
-            task=task,
-            number=version.number,
-            created=version.created,
-            reason=version.reason,
-            digest=version.digest,
-            members=pack(version.members),
-            info=version.info,
-        )
+        insert(versions),
+        {
+            "task": task,
+            "number": version.number,
+            "created": version.created,
+            "reason": version.reason,
+            "digest": version.digest,
+            "members": pack(version.members),
+            "info": version.info,
+        },
     )
 
 
-def _state(task: str, version: VersionRow, state: Sealed) -> dict[str, Any]:
+def _state(task: str, version: VersionRow, state: bytes) -> dict[str, Any]:
     return {
         "task": task,
         "version": version.number,
         "digest": version.digest,
-        "key": state.key,
-        "content": state.content,
+        "content": state,
     }
 
 
