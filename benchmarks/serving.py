@@ -24,7 +24,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +41,20 @@ from kshot.artifacts import load_learner
 from kshot.episodes import Examples
 from kshot.models import Conv4
 from kshot.randomness import seeded
-from kshot.serving.store import access
+from kshot.serving.predicting import Question, predict_heads
+from kshot.serving.served import ServedModel
+from kshot.serving.states import State, decode, encode
+from kshot.serving.store import access, tasks
 from kshot.serving.store.database import Database
 from kshot.serving.store.migrate import migrate
+from kshot.serving.store.rows import new_id
+from kshot.serving.vault import Vault
 
 ROOT = Path(__file__).parent
 MODEL = "characters"  # ProtoNet on a Conv-4 of 64 channels, 28x28
 CLIENTS = 64
 TENANTS = 1_000
+STORED = 100_000
 ROUNDS = 3
 WAY, SHOT = 5, 5
 
@@ -372,7 +379,7 @@ def _refused(found: dict[str, Any]) -> float:
 
 
 def heads(folder: Path, letters: Letters) -> dict[str, Any]:
-    """The heads of 64 predictions of 64 tasks, stacked and one by one."""
+    """What comes after the features, of 64 predictions of 64 tasks: stacked and one by one."""
     rows, figures = [], []
     with seeded(0):
         makers = {
@@ -387,13 +394,105 @@ def heads(folder: Path, letters: Letters) -> dict[str, Any]:
             with torch.no_grad():
                 z = engine.compute_features(learner, x).unflatten(0, (CLIENTS, -1))  # type: ignore[union-attr]
             y = torch.arange(WAY).repeat_interleave(SHOT)
+            classes, labels, numbers = torch.ones(WAY, dtype=torch.bool), list("abcde"), list(range(25))
             states = engine.adapt_tasks(learner, [Examples.of(one, y, way=WAY) for one in z])
+            model = ServedModel(name, "-", name, learner, learner)
+            questions = [
+                Question(
+                    State(str(t), 1, name, state, classes, labels, numbers, y, z[t], {"temperature": 1.0}), model, x[:1]
+                )
+                for t, state in enumerate(states)
+            ]
             queries = z[:, :1]
-            stacked = seconds_of(lambda: engine.predict_tasks(learner, states, queries))  # noqa: B023
-            apart = seconds_of(lambda: engine.predict_tasks(learner, states, queries, mode="loop"))  # noqa: B023
-            rows.append({"learner": name, "stacked_ms": 1000 * stacked, "one_by_one_ms": 1000 * apart})
-            figures.append(figure(f"heads of 64 tasks, {name}: one by one over stacked", apart / stacked, 10.0, True))
+
+            def together(model: Any = model, questions: Any = questions, queries: Tensor = queries) -> Any:
+                return predict_heads(model, questions, queries, queries)
+
+            def apart(model: Any = model, questions: Any = questions, queries: Tensor = queries) -> Any:
+                return [predict_heads(model, [q], z, z) for q, z in zip(questions, queries.split(1), strict=True)]
+
+            stacked, apart_ = seconds_of(together), seconds_of(apart)
+            rows.append({"learner": name, "stacked_ms": 1000 * stacked, "one_by_one_ms": 1000 * apart_})
+            figures.append(figure(f"heads of 64 tasks, {name}: one by one over stacked", apart_ / stacked, 10.0, True))
     return {"rows": rows, "figures": figures}
+
+
+def stored(folder: Path, letters: Letters) -> dict[str, Any]:
+    """100,000 stored tasks: start-up, memory, and the first prediction of a task that is not in memory."""
+    [secret] = keys(folder, 1)
+    with kshot_server(folder, [MODEL]) as server:  # makes the key file and the calibration
+        [first] = create_all(server, letters, [secret])
+    began = time.perf_counter()
+    ids = copies(folder, first, STORED)
+    filled = time.perf_counter() - began
+    size = sum(path.stat().st_size for path in folder.glob("kshot.db*")) / 1e6
+    read = seconds_of_reads(folder, ids[-2_000:])
+    body = [letters.query(t) for t in range(50)]
+    with kshot_server(folder, [MODEL]) as server:
+        started, before = server.started, server.megabytes
+        asked = [request(f"/v1/tasks/{id_}/predict", body[t % 50], secret) for t, id_ in enumerate(ids)]
+        ask(folder, server, asked[:1], 1, 2.0)
+        warm = ask(folder, server, asked[:1], 1, 3.0)["latency"]["p50"]
+        cold = ask(folder, server, asked[:20_000], 1, 6.0)["latency"]["p50"]
+        ask(folder, server, asked[20_000:], CLIENTS, 20.0)
+        after = server.megabytes
+    return {
+        "tasks": STORED,
+        "fill_seconds": filled,
+        "database_megabytes": size,
+        "start_seconds": started,
+        "megabytes": {"started": before, "after": after},
+        "latency_ms": {"warm": warm, "cold": cold, "database_read": 1000 * read},
+        "figures": [
+            figure("start-up with 100,000 tasks, seconds", started, 5.0),
+            figure("cold first prediction over 2 warm ones and a read", cold / (2 * warm + 1000 * read), 1.0),
+            figure("memory after 20 s of cold tasks less the cache, over before", (after - 256) / before, 1.2),
+        ],
+    }
+
+
+def copies(folder: Path, task: str, count: int) -> list[str]:
+    """So many tasks like one that is stored."""
+    database, vault = Database(f"sqlite:///{folder}/kshot.db"), Vault.of_file(folder / "kshot.key")
+    with database.reading() as connection:
+        row = tasks.find(connection, [task])[task]
+        version = tasks.load_version(connection, task, 1)
+        examples = tasks.load_examples(connection, task)
+        state = decode(vault.open(tasks.load_states(connection, [task])[task][2], f"state {task}"))
+    assert version is not None
+    plain = [vault.open(one.sealed, f"example {task}/{one.number}") for one in examples]
+    ids, pending = [], []
+    for _ in range(count):
+        id_ = new_id("task")
+        own = [
+            replace(one, sealed=vault.seal(content, f"example {id_}/{one.number}"))
+            for one, content in zip(examples, plain, strict=True)
+        ]
+        sealed = vault.seal(encode(replace(state, task=id_)), f"state {id_}")
+        new = replace(row, id=id_)
+        change = partial(tasks.create, task=new, version=version, added=own, state=sealed, quotas={})
+        pending.append(database.write(change))
+        ids.append(id_)
+        if len(pending) > 2_000:
+            for one in pending:
+                one.result()
+            pending.clear()
+    for one in pending:
+        one.result()
+    database.close()
+    return ids
+
+
+def seconds_of_reads(folder: Path, ids: list[str]) -> float:
+    """The median of reading the stored state of one task."""
+    database, taken = Database(f"sqlite:///{folder}/kshot.db"), []
+    for id_ in ids:
+        began = time.perf_counter()
+        with database.reading() as connection:
+            tasks.load_states(connection, [id_])
+        taken.append(time.perf_counter() - began)
+    database.close()
+    return statistics.median(taken)
 
 
 def figure(name: str, value: float, target: float, at_least: bool = False) -> dict[str, Any]:
@@ -407,6 +506,7 @@ PARTS: dict[str, Callable[[Path, Letters], dict[str, Any]]] = {
     "create": create,
     "overload": overload,
     "heads": heads,
+    "stored": stored,
 }
 
 

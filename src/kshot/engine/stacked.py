@@ -108,7 +108,9 @@ def groups_of(keys: Sequence[Hashable]) -> list[list[int]]:
 
 
 def _stack(trees: Sequence[Any]) -> Any:
-    return pytree.tree_map(lambda *leaves: torch.stack(leaves), *trees)
+    leaves, spec = pytree.tree_flatten(trees[0])
+    rows = [leaves, *(pytree.tree_leaves(tree) for tree in trees[1:])]  # of one shape: no need to compare their specs
+    return pytree.tree_unflatten([torch.stack(column) for column in zip(*rows, strict=True)], spec)
 
 
 def _input_key(x: Input) -> Hashable:

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import kshot
 from kshot.serving.changing import Changes
+from kshot.serving.door import Door
 from kshot.serving.http import problem_response
 from kshot.serving.problems import InternalError, InvalidError, MethodError, NotFoundError, ProblemError
 from kshot.serving.routes import feedback, operations, predictions, tasks, tenants
@@ -39,7 +40,7 @@ _PREDICT = re.compile(r"/v1/tasks/([^/]+)/predict")
 
 def create_app(service: Service) -> ASGIApp:
     """The application that serves a service, which is closed when the application ends."""
-    return Around(Direct(_routes(service)))
+    return Door(Around(Direct(_routes(service))), service)
 
 
 def _routes(service: Service) -> FastAPI:

@@ -1,4 +1,7 @@
-"""Predictions for many tenants in one pass: one through the backbone, one through the heads of each shape."""
+"""Predictions for many tenants in one pass: one through the backbone, one through the heads of each shape.
+
+Of few operators: each gives Python's lock away and has to wait for it again, beside an event loop that is busy.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from torch import Tensor
 
 from kshot import engine
 from kshot.episodes import Input, map_input
-from kshot.functional import mask_logits, squared_distance
+from kshot.functional import mask_logits
 from kshot.serving.served import ServedModel
 from kshot.serving.states import State
 
@@ -65,21 +68,26 @@ def predict_together(questions: Sequence[Question]) -> list[Answer]:
         ]
         for group in engine.groups_of(keys):
             those = [questions[members[at]] for at in group]
-            rows = torch.stack([torch.arange(ends[at], ends[at + 1]) for at in group])
-            found = _predict(model, those, map_input(itemgetter(rows), z), embedding[rows])
+            rows = torch.tensor([range(ends[at], ends[at + 1]) for at in group])
+            found = predict_heads(model, those, map_input(itemgetter(rows), z), embedding[rows])
             for at, answer in zip(group, found, strict=True):
                 answers[members[at]] = answer
     return [answer for answer in answers if answer is not None]
 
 
-def _predict(model: ServedModel, questions: Sequence[Question], z: Input, embedding: Tensor) -> list[Answer]:
-    """For questions of one shape: features `[T, n, ...]` and embeddings `[T, n, d]`."""
+def predict_heads(model: ServedModel, questions: Sequence[Question], z: Input, embedding: Tensor) -> list[Answer]:
+    """What comes after the features, for questions of one shape.
+
+    Args:
+        z: features of the queries, `[T, n, ...]`.
+        embedding: by which the nearest support examples are found, `[T, n, d]`.
+    """
     states = [q.state for q in questions]
     logits = engine.predict_tasks(model.learner, [state.adapted for state in states], z)
     logits = mask_logits(logits, torch.stack([state.classes for state in states]))
     temperature = torch.tensor([state.info.get("temperature", 1.0) for state in states])
     probabilities = (logits / temperature.view(-1, 1, 1)).softmax(-1).tolist()
-    distances = squared_distance(embedding, torch.stack([state.support for state in states])).sqrt()
+    distances = torch.cdist(embedding, torch.stack([state.support for state in states]))
     most = min(max(1, *(q.nearest for q in questions)), distances.shape[-1])
     values, places = (part.tolist() for part in distances.topk(most, largest=False))
     return [

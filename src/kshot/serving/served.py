@@ -82,6 +82,8 @@ class ServedModel:
         Raises:
             InputError: NaNs, or another shape than the model takes.
         """
+        if x.dtype == torch.uint8 and self.learner.transform is not None:
+            return self.learner.transform.normalise(x)  # pixels are never NaN, and were read to the model's shape
         try:
             return prepare_input(self.learner, x, "given")
         except (SupportError, UnsupportedError) as error:
