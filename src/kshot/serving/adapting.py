@@ -27,11 +27,12 @@ class Order:
     Attributes:
         model: that shall adapt.
         x: the examples as the network sees them, `[n, *shape]`, those left out whose features are known; None: all.
-        y: their classes, int64 `[n]`.
+        y: their classes, int64 `[n]`; -1 of those that have no label.
         way: classes.
         known: features of the other examples, `[k, ...]`.
         at: bool `[n]`, which examples those are.
-        unlabeled: examples without labels, as the network sees them.
+        pool: examples of which it is to be said which to label next, as the network sees them; where there are none,
+            those without labels are.
         options: of `learner.adapt`.
         check: whether examples are to be left out to learn how good the task is.
     """
@@ -42,14 +43,14 @@ class Order:
     way: int
     known: Tensor | None = None
     at: Tensor | None = None
-    unlabeled: Input | None = None
+    pool: Input | None = None
     options: dict[str, Any] = field(default_factory=dict)
     check: bool = True
 
     @property
     def size(self) -> int:
         """Examples to compute, and one for what else there is to do."""
-        return 1 + sum(first_tensor(x).shape[0] for x in (self.x, self.unlabeled) if x is not None)
+        return 1 + sum(first_tensor(x).shape[0] for x in (self.x, self.pool) if x is not None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,11 +60,11 @@ class Adaptation:
     Attributes:
         adapted: what the learner's `adapt` returned.
         classes: bool `[way]`.
-        features: of the support, `[n, ...]`.
-        embedding: of the support, `[n, d]`.
+        features: of all examples, `[n, ...]`.
+        embedding: of those with labels, `[m, d]`.
         reference: how far its examples lie from each other, which queries are measured by.
         held_out: what leaving examples out said; None where it was not asked for.
-        suggested: places of the unlabelled examples, the one to label first in front.
+        suggested: places in the pool, the one to label first in front.
         seconds: of each stage.
     """
 
@@ -104,32 +105,39 @@ def _adapt(orders: Sequence[Order]) -> list[Adaptation]:
     model, learner = orders[0].model, orders[0].model.adapter
     clock = _Clock()
     raw = [x for o in orders for x in (o.x,) if x is not None]
-    raw += [x for o in orders for x in (o.unlabeled,) if x is not None]
+    raw += [x for o in orders for x in (o.pool,) if x is not None]
     parts = iter(_split(model.embed(learner, cat_inputs(raw))[0], raw) if raw else [])
     features = [_complete(o, None if o.x is None else next(parts)) for o in orders]
-    unlabeled = [None if o.unlabeled is None else next(parts) for o in orders]
+    pools = [None if o.pool is None else next(parts) for o in orders]
     clock.lap("features")
-    supports = [
-        _widened(Examples.of(z, o.y, way=o.way), learner.way, others if learner.semi_supervised else None)
-        for o, z, others in zip(orders, features, unlabeled, strict=True)
-    ]
+    supports, others = [], []
+    for order, z in zip(orders, features, strict=True):
+        has = order.y >= 0
+        whole = bool(has.all())
+        rest = None if whole else map_input(itemgetter(~has), z)
+        support = Examples.of(z if whole else map_input(itemgetter(has), z), order.y[has], way=order.way)
+        supports.append(_widened(support, learner.way, rest if learner.semi_supervised else None))
+        others.append(rest)
     states = engine.adapt_tasks(learner, supports, **orders[0].options)
     clock.lap("adapt")
     found = []
-    for order, support, z, others, state in zip(orders, supports, features, unlabeled, states, strict=True):
+    for i, (order, support, state) in enumerate(zip(orders, supports, states, strict=True)):
         own = _Clock(clock.seconds)
-        embedding = first_tensor(z).flatten(1)
+        embedding = first_tensor(support.x).flatten(1)
         checked, suggested = None, []
         if order.check:
-            temperature = model.calibrated(len(order.y) / order.way).get("temperature", 1.0)
+            temperature = model.calibrated(len(embedding) / order.way).get("temperature", 1.0)
             checked = held_out(learner, support, temperature, order.options)
             own.lap("held_out")
-        if others is not None:
-            logits = engine.predict_tasks(learner, [state], map_input(lambda t: t.unsqueeze(0), others))[0]
-            suggested = suggest_labels(embedding, first_tensor(others).flatten(1), logits, support.classes)
+        pool = others[i] if pools[i] is None else pools[i]
+        if pool is not None:
+            logits = engine.predict_tasks(learner, [state], map_input(lambda t: t.unsqueeze(0), pool))[0]
+            suggested = suggest_labels(embedding, first_tensor(pool).flatten(1), logits, support.classes)
             own.lap("suggest")
         found.append(
-            Adaptation(state, support.classes, z, embedding, reference(embedding), checked, suggested, own.seconds)
+            Adaptation(
+                state, support.classes, features[i], embedding, reference(embedding), checked, suggested, own.seconds
+            )
         )
     return found
 

@@ -58,6 +58,7 @@ def _routes(service: Service) -> FastAPI:
         task = asyncio.create_task(flushing())
         yield
         task.cancel()
+        await service.give_up()
         await asyncio.to_thread(service.close)
 
     app = FastAPI(

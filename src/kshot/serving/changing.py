@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,11 +14,18 @@ from sqlalchemy.exc import IntegrityError
 from torch import Tensor
 
 from kshot.serving.adapting import Adaptation
+from kshot.serving.checking import check
 from kshot.serving.looking import document
 from kshot.serving.making import Member, adapted_state, kept_examples
 from kshot.serving.payloads import pack_example, unpack_example
 from kshot.serving.predicting import describe
-from kshot.serving.problems import ConflictProblemError, IdempotencyError, NotFoundError, QuotaProblemError
+from kshot.serving.problems import (
+    ConflictProblemError,
+    IdempotencyError,
+    NotFoundError,
+    QuotaProblemError,
+    SupportProblemError,
+)
 from kshot.serving.served import ServedModel
 from kshot.serving.service import Service
 from kshot.serving.states import State, encode
@@ -39,8 +45,25 @@ from kshot.serving.store.rows import (
 TRIES = 4
 """How often a change is done again that somebody else's change came before."""
 
-Edit = Callable[[TaskRow, list[Member]], tuple[list[Member], list[Member], list[int]]]
-"""Of a task and its examples: those of the next version, those that are new, the numbers of those to be erased."""
+
+@dataclass(frozen=True)
+class Edited:
+    """The examples of a task's next version.
+
+    Attributes:
+        members: all of them.
+        added: those that are new.
+        removed: numbers of those that are to be erased.
+        pool: examples that are none of the task's, of which it is asked which to label.
+    """
+
+    members: list[Member]
+    added: Sequence[Member] = ()
+    removed: Sequence[int] = ()
+    pool: Tensor | None = None
+
+
+Edit = Callable[[ServedModel, TaskRow, list[Member]], Edited]
 
 
 @dataclass(frozen=True)
@@ -55,15 +78,26 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """Labelled examples of a request.
+    """Examples of a request.
 
     Attributes:
         x: as they are stored, `[n, *shape]`.
         labels: one each.
+        unlabeled: those without, as they are stored; None: there are none.
     """
 
     x: Tensor
     labels: Sequence[str]
+    unlabeled: Tensor | None = None
+
+    def members(self, model: ServedModel, first: int) -> tuple[list[Member], Tensor | None]:
+        """Examples of a task, numbered from `first`; and those that are none, of which it is only asked which to
+        label: a model that learns from examples without labels keeps them, another does not."""
+        members = [Member(first + i, label, self.x[i], False) for i, label in enumerate(self.labels)]
+        if self.unlabeled is None or not model.learner.semi_supervised:
+            return members, self.unlabeled
+        after = first + len(members)
+        return [*members, *(Member(after + i, None, x, False) for i, x in enumerate(self.unlabeled))], None
 
 
 @dataclass(frozen=True)
@@ -94,56 +128,79 @@ class Changes:
         given: Given,
         *,
         name: str | None = None,
-        unlabeled: Tensor | None = None,
         options: Mapping[str, Any] | None = None,
         deadline: float | None = None,
+        said: Mapping[str, Any] | None = None,
     ) -> Outcome:
-        """A new task, adapted to its examples."""
+        """A new task, adapted to its examples.
+
+        Args:
+            deadline: by which the adaptation has to be begun, on the clock of `time.perf_counter`.
+            said: more of the answer.
+        """
         began = time.perf_counter()
         kept = await self._replayed(request)
         if kept is not None:
             return kept
         id_, moment = new_id("task"), now()
-        members = [Member(i + 1, label, given.x[i], False) for i, label in enumerate(given.labels)]
+        members, pool = given.members(model, 1)
         task = TaskRow(
             id_, request.principal.tenant, model.name, 1, name, moment, moment, 1, len(members), dict(options or {})
         )
         state, adaptation = await adapted_state(
-            self.service, request.principal, model, task, 1, members, unlabeled, deadline
+            self.service, request.principal, model, task, 1, members, pool, deadline
         )
-        version = VersionRow(1, "create", model.digest, tuple(state.numbers), state.info, moment)
+        version = VersionRow(1, "create", model.digest, _numbers(members), state.info, moment)
         rows = kept_examples(self.service, model, id_, members, adaptation)
         sealed = self.service.vault.seal(encode(state), f"state {id_}")
-        said = _report(task, version, adaptation, began)
+        report = _report(task, version, adaptation, began)
+        answer = {**report, "checking": self._unchecked(model), **(said or {})}
         quotas = self.service.quotas(request.principal)
 
         def change(connection: Connection) -> None:
             tasks.create(connection, task, version, rows, sealed, quotas)
 
-        outcome = await self._commit(request, "create", change, Outcome(201, said, id_), examples=len(members))
+        outcome = await self._commit(request, "create", change, Outcome(201, answer, id_), examples=len(members))
         if not outcome.replayed:
-            self.service.cache.put(state)
-            self.service.meter.add(request.principal.tenant, adaptations=1)
+            self._done(request, model, task, state, members)
         return outcome
 
-    async def add(self, request: Request, task: TaskRow, given: Given, *, unlabeled: Tensor | None = None) -> Outcome:
+    def _unchecked(self, model: ServedModel) -> bool:
+        """Whether how good its tasks are is found out later."""
+        return not model.cheap and self.service.settings.checks == "background"
+
+    def _done(
+        self, request: Request, model: ServedModel, task: TaskRow, state: State, members: Sequence[Member]
+    ) -> None:
+        """What follows a change that is committed."""
+        self.service.cache.put(state)
+        self.service.meter.add(request.principal.tenant, adaptations=1)
+        if self._unchecked(model):
+            x = torch.stack([member.x for member in members if member.label is not None])
+            self.service.later(check(self.service, request.principal, model, state, x, task.options))
+
+    async def add(self, request: Request, task: TaskRow, given: Given) -> Outcome:
         """A task's next version, adapted to more examples."""
 
-        def more(task: TaskRow, members: list[Member]) -> tuple[list[Member], list[Member], list[int]]:
-            first = task.last_example + 1
-            added = [Member(first + i, label, given.x[i], False) for i, label in enumerate(given.labels)]
-            return [*members, *added], added, []
+        def more(model: ServedModel, task: TaskRow, members: list[Member]) -> Edited:
+            added, pool = given.members(model, task.last_example + 1)
+            return Edited([*members, *added], added, pool=pool)
 
-        return await self._change(request, task, "add", more, unlabeled=unlabeled)
+        return await self._change(request, task, "add", more)
 
     async def forget(self, request: Request, task: TaskRow, number: int) -> Outcome:
         """A task's next version, as if an example had never been there; it is erased from those before, too."""
 
-        def fewer(task: TaskRow, members: list[Member]) -> tuple[list[Member], list[Member], list[int]]:
+        def fewer(model: ServedModel, task: TaskRow, members: list[Member]) -> Edited:
             left = [member for member in members if member.number != number]
             if len(left) == len(members):
                 raise NotFoundError(f"task {task.id} has no example {number}")
-            return left, [], [number]
+            if len({member.label for member in left} - {None}) < 2:
+                raise SupportProblemError(
+                    f"without example {number} the task would have fewer than two classes, and is none any more: "
+                    f"delete the task (DELETE /v1/tasks/{task.id}), or add examples of another class first"
+                )
+            return Edited(left, removed=[number])
 
         return await self._change(request, task, "delete", fewer)
 
@@ -169,13 +226,11 @@ class Changes:
         edit: Edit | None,
         *,
         target: int | None = None,
-        unlabeled: Tensor | None = None,
     ) -> Outcome:
         """The next version of a task.
 
         Args:
-            edit: of the task and its examples the examples of the next version, those that are new, and the numbers of
-                those to be erased.
+            edit: of the examples, of the model and the task as they are.
             target: the version that the next one shall be like, in place of an edit.
         """
         kept = await self._replayed(request)
@@ -184,18 +239,17 @@ class Changes:
         for left in reversed(range(TRIES)):
             began = time.perf_counter()
             model, members = await self._members(task, task.version if target is None else target)
-            added: list[Member] = []
-            removed: list[int] = []
-            if edit is not None:
-                members, added, removed = edit(task, members)
+            edited = Edited(members) if edit is None else edit(model, task, members)
+            members, removed = edited.members, edited.removed
             number = task.last_version + 1
             state, adaptation = await adapted_state(
-                self.service, request.principal, model, task, number, members, unlabeled
+                self.service, request.principal, model, task, number, members, edited.pool
             )
-            version = VersionRow(number, reason, model.digest, tuple(state.numbers), state.info)
-            rows = kept_examples(self.service, model, task.id, members, adaptation, {member.number for member in added})
+            version = VersionRow(number, reason, model.digest, _numbers(members), state.info)
+            rows = kept_examples(self.service, model, task.id, members, adaptation, set(_numbers(edited.added)))
             sealed = self.service.vault.seal(encode(state), f"state {task.id}")
-            outcome = Outcome(200, _report(task, version, adaptation, began), task.id)
+            said = {**_report(task, version, adaptation, began), "checking": self._unchecked(model)}
+            outcome = Outcome(200, said, task.id)
             change = _next(task, version, sealed, rows, removed, self.service.quotas(request.principal))
             try:
                 outcome = await self._commit(request, reason, change, outcome, version=number)
@@ -207,8 +261,7 @@ class Changes:
                 task = await self.service.task(request.principal, task.id)
                 continue
             if not outcome.replayed:
-                self.service.cache.put(state)
-                self.service.meter.add(request.principal.tenant, adaptations=1)
+                self._done(request, model, task, state, members)
             if removed:
                 await self.service.parsing(self.service.database.erase)
             return outcome
@@ -244,7 +297,7 @@ class Changes:
         members = []
         for row in rows:
             x, label = unpack_example(self.service.vault.open(row.sealed, f"example {task.id}/{row.number}"))
-            members.append(Member(row.number, str(label), x, row.form == "features", row.digest, row.created))
+            members.append(Member(row.number, label, x, row.form == "features", row.digest, row.created))
         return model, members
 
     async def judge(
@@ -290,16 +343,17 @@ class Changes:
         principal: Principal,
         model: ServedModel,
         given: Given,
-        unlabeled: Tensor | None,
         options: Mapping[str, Any],
+        deadline: float | None = None,
     ) -> tuple[State, dict[str, Any]]:
         """A task's state and what is said of it, of which nothing is kept."""
         began = time.perf_counter()
-        members = [Member(i + 1, label, given.x[i], False) for i, label in enumerate(given.labels)]
+        members, pool = given.members(model, 1)
         moment = now()
         task = TaskRow("", principal.tenant, model.name, 1, None, moment, moment, 1, len(members), dict(options))
-        state, adaptation = await adapted_state(self.service, principal, model, task, 1, members, unlabeled)
-        said = _report(task, VersionRow(1, "create", model.digest, (), state.info), adaptation, began)
+        state, adaptation = await adapted_state(self.service, principal, model, task, 1, members, pool, deadline)
+        version = VersionRow(1, "create", model.digest, _numbers(members), state.info)
+        said = _report(task, version, adaptation, began)
         kept = ("model", "classes", "leave_one_out", "suspects", "label_next", "timings_ms")
         return state, {name: said[name] for name in kept if name in said}
 
@@ -320,7 +374,7 @@ class Changes:
                 journal.keep_answer(connection, who.tenant, request.idempotency, kept, outcome.task)
 
         try:
-            await asyncio.wrap_future(self.service.database.write(everything))
+            await self.service.writing(everything)
         except QuotaError as error:
             raise QuotaProblemError(f"{error}: delete some, or ask for more", limit=error.limit) from None
         except GoneError:
@@ -359,6 +413,10 @@ def _report(task: TaskRow, version: VersionRow, adaptation: Adaptation, began: f
     seconds = {**adaptation.seconds, "total": time.perf_counter() - began}
     said["timings_ms"] = {stage: round(1000 * value, 3) for stage, value in seconds.items()}
     return said
+
+
+def _numbers(members: Sequence[Member]) -> tuple[int, ...]:
+    return tuple(member.number for member in members)
 
 
 def _next(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,17 @@ class HeldOut:
         found = ((other != self.targets) & (best >= odds * own)).nonzero().squeeze(-1)
         order = found[(best - own)[found].argsort(descending=True)]
         return [(int(self.rows[i]), int(other[i]), float(best[i])) for i in order]
+
+
+def findings(found: HeldOut, numbers: Sequence[int], labels: Sequence[str]) -> dict[str, Any]:
+    """What is said of a version: its accuracy, and the examples whose label looks wrong."""
+    return {
+        "leave_one_out": found.accuracy(),
+        "suspects": [
+            {"example": numbers[row], "instead": labels[other], "probability": round(probability, 4)}
+            for row, other, probability in found.suspects()
+        ],
+    }
 
 
 def held_out(

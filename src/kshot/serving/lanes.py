@@ -92,11 +92,16 @@ class Lane(Generic[Work]):
         with self._condition:
             # An empty room takes a job of any size: what is too large for it is refused elsewhere, for good.
             if self._closed or (self.waiting and self.waiting + size > self.room):
-                raise BusyError(max(0.1, self._pace * self.waiting))
+                raise BusyError(max(0.1, self.expected))
             self._lines.setdefault(tenant, deque()).append(job)
             self.waiting += size
             self._condition.notify()
         return await job.future
+
+    @property
+    def expected(self) -> float:
+        """Seconds until what waits now is done, about."""
+        return self._pace * self.waiting
 
     def close(self) -> None:
         """Finishes what waits, and takes nothing more."""

@@ -59,16 +59,16 @@ async def describe(service: Service, task: TaskRow) -> dict[str, Any]:
     version = await service.reading(tasks.load_version, task.id, task.version)
     if version is None:
         raise NotFoundError(f"there is no task {task.id}: it was deleted")
-    return {**document(task, version), **brief(task)}
+    return {**document(task, version), **brief(task), "checking": task.id in service.checking}
 
 
 async def examples(service: Service, task: TaskRow) -> list[dict[str, Any]]:
-    """The examples of the version of now: their numbers and labels."""
+    """The examples of the version of now: their numbers and labels (null: it has none)."""
     state = await service.state(task)
-    return [
-        {"number": number, "label": state.labels[label]}
-        for number, label in zip(state.numbers, state.targets.tolist(), strict=True)
-    ]
+    version = await service.reading(tasks.load_version, task.id, state.version)
+    labels = {n: state.labels[label] for n, label in zip(state.numbers, state.targets.tolist(), strict=True)}
+    numbers = state.numbers if version is None else version.members
+    return [{"number": number, "label": labels.get(number)} for number in numbers]
 
 
 async def versions(service: Service, task: TaskRow) -> list[dict[str, Any]]:
@@ -80,7 +80,7 @@ async def versions(service: Service, task: TaskRow) -> list[dict[str, Any]]:
             "reason": version.reason,
             "created": _moment(version.created),
             "model_digest": version.digest,
-            "examples": len(version.members),
+            "examples": _labelled(version),
             "leave_one_out": version.info.get("leave_one_out"),
         }
         for version in reversed(await service.reading(tasks.load_versions, task.id))
@@ -152,10 +152,15 @@ def document(task: TaskRow, version: VersionRow) -> dict[str, Any]:
         "model": task.model,
         "version": version.number,
         "classes": version.info["labels"],
-        "examples": len(version.members),
+        "examples": _labelled(version),
+        "unlabeled": len(version.members) - _labelled(version),
         "leave_one_out": version.info.get("leave_one_out"),
         "suspects": version.info.get("suspects", []),
     }
+
+
+def _labelled(version: VersionRow) -> int:
+    return len(version.members) - int(version.info.get("unlabeled", 0))
 
 
 def _moment(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kshot.serving.adapting import Adaptation, Order
+from kshot.serving.held_out import findings
 from kshot.serving.payloads import pack_example
 from kshot.serving.problems import ConflictProblemError, SupportProblemError
 from kshot.serving.served import ServedModel
@@ -20,10 +22,11 @@ from kshot.serving.store.rows import ExampleRow, Principal, TaskRow, now
 
 @dataclass(eq=False)
 class Member:
-    """An example of a task that is adapted: its number, its label, and its features or what they are made of."""
+    """An example of a task that is adapted: its number, its label (None: it has none), and its features or what they
+    are made of."""
 
     number: int
-    label: str
+    label: str | None
     x: Tensor
     featured: bool
     digest: str = ""
@@ -37,18 +40,31 @@ async def adapted_state(
     task: TaskRow,
     version: int,
     members: Sequence[Member],
-    unlabeled: Tensor | None = None,
+    pool: Tensor | None = None,
     deadline: float | None = None,
 ) -> tuple[State, Adaptation]:
-    """The state of a version of a task, of its examples."""
-    labels = sorted({member.label for member in members})
-    _check_support(service, model, members, labels)
-    index = {label: i for i, label in enumerate(labels)}
-    y = torch.tensor([index[member.label] for member in members], dtype=torch.int64)
-    order = _order(service, model, task, members, y, unlabeled)
+    """The state of a version of a task, of its examples.
+
+    Args:
+        pool: examples, as they are stored, of which it is to be said which to label next, and which do nothing else.
+        deadline: by which it has to be begun, on the clock of `time.perf_counter`.
+    """
+    labelled = [member for member in members if member.label is not None]
+    labels = sorted({str(member.label) for member in labelled})
+    _check_support(service, model, labelled, labels)
+    index: dict[str | None, int] = {label: i for i, label in enumerate(labels)}
+    y = torch.tensor([index.get(member.label, -1) for member in members], dtype=torch.int64)
+    order = _order(model, task, members, y, pool)
+    if deadline is None:
+        deadline = time.perf_counter() + service.settings.limits.wait_seconds
     adaptation: Adaptation = await service.compute(service.adaptations, order, principal, order.size, deadline)
-    numbers = [member.number for member in members]
+    if model.name in service.paces:
+        steps = order.options.get("steps", model.steps)
+        service.paces[model.name].observe(len(members), steps, sum(adaptation.seconds.values()))
+    numbers, y = [member.number for member in labelled], y[y >= 0]
     info = _findings(model, adaptation, labels, numbers)
+    if len(labelled) < len(members):
+        info["unlabeled"] = len(members) - len(labelled)
     state = State(
         task.id,
         version,
@@ -64,9 +80,7 @@ async def adapted_state(
     return state, adaptation
 
 
-def _order(
-    service: Service, model: ServedModel, task: TaskRow, members: Sequence[Member], y: Tensor, unlabeled: Tensor | None
-) -> Order:
+def _order(model: ServedModel, task: TaskRow, members: Sequence[Member], y: Tensor, pool: Tensor | None) -> Order:
     raw = [member.x for member in members if not member.featured]
     known = [member.x for member in members if member.featured]
     if any(member.featured and member.digest != model.digest for member in members):
@@ -81,7 +95,7 @@ def _order(
         int(y.max()) + 1,
         torch.stack(known) if known else None,
         torch.tensor([member.featured for member in members]) if known else None,
-        None if unlabeled is None else model.normalise(unlabeled),
+        None if pool is None else model.normalise(pool),
         dict(task.options),
         check=model.cheap,
     )
@@ -120,11 +134,7 @@ def _findings(
         "reference": adaptation.reference,
     }
     if adaptation.held_out is not None:
-        info["leave_one_out"] = adaptation.held_out.accuracy()
-        info["suspects"] = [
-            {"example": numbers[row], "instead": labels[other], "probability": round(probability, 4)}
-            for row, other, probability in adaptation.held_out.suspects()
-        ]
+        info |= findings(adaptation.held_out, numbers, labels)
     return info
 
 

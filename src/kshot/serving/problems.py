@@ -156,5 +156,11 @@ class DeadlineError(ProblemError):
     name, status, title = "deadline", 504, "The deadline passed"
 
 
+class BudgetError(ProblemError):
+    """No model that is served adapts within the latency budget."""
+
+    name, status, title = "budget", 422, "The latency budget is too small"
+
+
 PROBLEMS = tuple(cls for cls in ProblemError.__subclasses__())
 """Every problem, for the documentation."""

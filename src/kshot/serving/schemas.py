@@ -62,6 +62,13 @@ class CreateTask(_Body):
     model: str | None = Field(default=None, description="By default the server's first.")
     name: str | None = Field(default=None, max_length=200)
     options: Options = Field(default_factory=Options)
+    latency_ms: float | None = Field(
+        default=None,
+        gt=0,
+        description="How long the adaptation may take. The server chooses the model (where none is named) and its "
+        "steps within it, and says so in `chosen`; it refuses what cannot fit (422), and what was not begun in time "
+        "(504).",
+    )
 
 
 class AddExamples(_Body):
@@ -83,6 +90,7 @@ class Predict(_Body):
     queries: list[Example] = Field(min_length=1)
     nearest: int = Field(default=0, ge=0, le=100, description="How many of the nearest support examples to name.")
     top: int | None = Field(default=None, ge=1, description="Only so many of the likeliest classes.")
+    latency_ms: float | None = Field(default=None, gt=0, description="Not begun by then, it is not predicted (504).")
 
 
 class AdaptPredict(CreateTask):

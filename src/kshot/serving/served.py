@@ -68,6 +68,14 @@ class ServedModel:
         """Whether a task is adapted on shared features: what may be done many times over within a request."""
         return self.learner.shares_features()
 
+    @property
+    def steps(self) -> int | None:
+        """The inner steps that `adapt` takes where it is told no number; None where it takes none."""
+        if "steps" not in self.learner.adapt_options:
+            return None
+        known = (getattr(self.learner, name, None) for name in ("test_steps", "inner_steps", "steps"))
+        return next((int(steps) for steps in known if steps is not None), None)
+
     def calibrated(self, shot: float) -> dict[str, Any]:
         """What was measured on tasks of about so many examples a class; nothing where nothing was."""
         shots: dict[str, Any] = self.calibration.get("shots", {})

@@ -79,7 +79,9 @@ def build(settings: Settings, models: Mapping[str, ServedModel] | None = None) -
     database, vault = open_store(settings)
     for model in models.values():
         calibrated(database, model)
-    return Service(settings, models, database, vault)
+    service = Service(settings, models, database, vault)
+    service.measure()
+    return service
 
 
 def calibrated(database: Database, model: ServedModel, tasks: int = TASKS) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kshot.errors import suggest
 from kshot.serving.adapting import adapt_together
+from kshot.serving.budgets import Choice, Pace, choose
 from kshot.serving.health import Watch
 from kshot.serving.inputs import Reader
 from kshot.serving.lanes import BusyError, Lane, LateError
@@ -90,6 +91,25 @@ class Service:
             done=partial(self.metrics.lane, "adapt"),
         )
         self.metrics.watch(self)
+        self.paces: dict[str, Pace] = {}
+        self.checking: set[str] = set()
+        self._later: set[asyncio.Task[None]] = set()
+
+    def measure(self) -> None:
+        """Learns how long adaptations take here, before there are any."""
+        self.paces = {name: Pace.measure(model) for name, model in self.models.items()}
+
+    def later(self, work: Coroutine[Any, Any, None]) -> None:
+        """Does something for which no request waits; it is given up when the service is closed."""
+        task = asyncio.ensure_future(work)
+        self._later.add(task)
+        task.add_done_callback(self._later.discard)
+
+    async def give_up(self) -> None:
+        """Ends what nobody waits for."""
+        for task in self._later:
+            task.cancel()
+        await asyncio.gather(*self._later, return_exceptions=True)
 
     def flush(self) -> None:
         """Writes down what was only counted so far: use, and how queries look. A killed process loses that alone."""
@@ -201,6 +221,24 @@ class Service:
         base = self.settings.quotas
         return {name: principal.quotas.get(name, getattr(base, name)) for name in ("tasks", "examples", "bytes")}
 
+    def choose(
+        self, name: str | None, labels: Sequence[str], options: dict[str, Any], latency_ms: float | None
+    ) -> Choice:
+        """What adapts to examples with these labels: the model that is named, or the default one; within a budget
+        whichever does it best.
+
+        Raises:
+            NotFoundError: no such model.
+            BudgetError: nothing fits.
+        """
+        if latency_ms is None:
+            return Choice(self.model(name), options)
+        asked = options.get("steps")
+        models = [self.model(name)] if name is not None or options else list(self.models.values())
+        return choose(
+            models, self.paces, latency_ms / 1000, self.adaptations.expected, len(labels), len(set(labels)), asked
+        )
+
     # ---------------------------------------------------------------- prediction
 
     async def predict(
@@ -238,6 +276,10 @@ class Service:
         if len(items) <= AT_ONCE and all(isinstance(item, dict) and "x" in item for item in items):
             return reader.read(items, what)
         return await self.parsing(reader.read, items, what)
+
+    async def writing(self, change: Callable[[Connection], T]) -> T:
+        """What a change gives, once it is committed."""
+        return await asyncio.wrap_future(self.database.write(change))
 
     async def parsing(self, function: Callable[..., T], *arguments: Any) -> T:
         """What a function gives that reads what a request holds, in a thread: decoding images takes its time."""

@@ -31,6 +31,7 @@ class Limits(_Section):
         queries: examples of one prediction.
         steps: inner steps of an adaptation.
         header_seconds, body_seconds: for the headers of a request to arrive, and for its body.
+        wait_seconds: that an adaptation may wait to be begun; then it is answered 504.
     """
 
     body_bytes: int = Field(default=16_000_000, ge=1)
@@ -42,6 +43,7 @@ class Limits(_Section):
     steps: int = Field(default=100, ge=1)
     header_seconds: float = Field(default=10.0, gt=0)
     body_seconds: float = Field(default=60.0, gt=0)
+    wait_seconds: float = Field(default=60.0, gt=0)
 
 
 class Quotas(_Section):
@@ -76,6 +78,8 @@ class Settings(_Section):
         cache_bytes: of adapted tasks kept in memory.
         queue: examples that may wait to be computed; beyond it requests are answered 503.
         batch: examples that are computed at once.
+        checks: whether a task whose model adapts whole networks is checked when it is answered: `background`, or
+            `none`. Others are checked at once.
         log: `json` lines or plain `text`.
     """
 
@@ -90,6 +94,7 @@ class Settings(_Section):
     cache_bytes: int = Field(default=256_000_000, ge=0)
     queue: int = Field(default=1_024, ge=1)
     batch: int = Field(default=64, ge=1)
+    checks: Literal["background", "none"] = "background"
     log: Literal["json", "text"] = "json"
     limits: Limits = Field(default_factory=Limits)
     quotas: Quotas = Field(default_factory=Quotas)

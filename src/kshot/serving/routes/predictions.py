@@ -13,7 +13,7 @@ from kshot.serving.health import Seen
 from kshot.serving.http import admit, admit_to, body_of, changes_of, json_of, say
 from kshot.serving.predicting import describe
 from kshot.serving.problems import InputError, InvalidError
-from kshot.serving.routes.tasks import _documented, given_of, options_of, read_examples, unlabeled_of
+from kshot.serving.routes.tasks import _documented, choice_of, given_of, read_examples
 from kshot.serving.service import Service
 
 router = APIRouter(prefix="/v1", tags=["predictions"])
@@ -23,18 +23,20 @@ router = APIRouter(prefix="/v1", tags=["predictions"])
 async def predict(http: HTTPRequest, task: str) -> Response:
     service, principal, row = await admit_to(http, task)
     service.allow(principal, "predict")
+    began = time.perf_counter()
     document = json_of(http, await body_of(http, service.settings.limits))
-    queries, nearest, top = [document], 0, None
+    queries, nearest, top, deadline = [document], 0, None, None
     if "queries" in document or not ({"x", "image", "bytes"} & document.keys()):
         asked = schemas.parse(schemas.Predict, document)
         queries, nearest, top = document["queries"], asked.nearest, asked.top
+        deadline = None if asked.latency_ms is None else began + asked.latency_ms / 1000
     elif document.keys() != {"x"}:  # one array, the way of most requests, the reader checks alone
         schemas.parse(schemas.Example, document)
     state = await service.state(row)
     reader = service.readers[service.by_digest[state.digest].name]
     _few_enough(service, len(queries))
     x = await service.read(reader, queries, "queries")
-    found = await service.predict(principal, state, x, nearest=nearest)
+    found = await service.predict(principal, state, x, nearest=nearest, deadline=deadline)
     rows = describe(found, state, top=top)
     service.watch.add(row.id, state.version, Seen.of(state, found.distance, rows))
     service.meter.add(principal.tenant, predictions=len(rows))
@@ -56,22 +58,18 @@ async def adapt_predict(http: HTTPRequest) -> Response:
     if not queries:
         raise InvalidError("expected queries, got none")
     _few_enough(service, len(queries))
-    model = service.model(fields["model"])
-    reader = service.readers[model.name]
-    given = await given_of(service, reader, examples)
-    asked = await service.read(reader, queries, "queries")
+    budget, choice = fields["latency_ms"], choice_of(service, fields, examples)
+    deadline = None if budget is None else began + budget / 1000
+    given = await given_of(service, choice.model, examples, unlabeled)
+    asked = await service.read(service.readers[choice.model.name], queries, "queries")
     if asked.shape[1:] != given.x.shape[1:]:
         raise InputError(
             f"expected queries of the shape of the examples, {list(given.x.shape[1:])}, got {list(asked.shape[1:])}"
         )
-    state, document = await changes_of(http).adapt_only(
-        principal,
-        model,
-        given,
-        await unlabeled_of(service, reader, unlabeled),
-        options_of(service, model.name, fields["options"]),
-    )
-    found = await service.predict(principal, state, asked, nearest=fields["nearest"])
+    state, document = await changes_of(http).adapt_only(principal, choice.model, given, choice.options, deadline)
+    found = await service.predict(principal, state, asked, nearest=fields["nearest"], deadline=deadline)
+    if budget is not None:
+        document["chosen"] = choice.document(budget)
     document["timings_ms"]["total"] = round(1000 * (time.perf_counter() - began), 3)
     service.meter.add(principal.tenant, adaptations=1, predictions=len(asked))
     return say({**document, "predictions": describe(found, state, top=fields["top"])})

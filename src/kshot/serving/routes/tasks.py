@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from typing import Any
 
 from fastapi import APIRouter
 from pydantic import BaseModel
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
-from torch import Tensor
 
 from kshot.serving import looking, schemas
+from kshot.serving.budgets import Choice
 from kshot.serving.changing import Given
 from kshot.serving.http import (
     admit,
@@ -28,8 +29,8 @@ from kshot.serving.http import (
     upload_of,
     writing,
 )
-from kshot.serving.inputs import Reader
-from kshot.serving.problems import InvalidError
+from kshot.serving.problems import InputError, InvalidError
+from kshot.serving.served import ServedModel
 from kshot.serving.service import Service
 from kshot.serving.settings import Limits
 
@@ -89,17 +90,22 @@ async def read_examples(
     )
 
 
-async def given_of(service: Service, reader: Reader, examples: list[tuple[str, Any]]) -> Given:
-    """Labelled examples as they are stored."""
+async def given_of(
+    service: Service, model: ServedModel, examples: list[tuple[str, Any]], unlabeled: list[Any]
+) -> Given:
+    """The examples of a request as they are stored."""
     if not examples:
         raise InvalidError("expected examples, got none")
     labels = [label for label, _ in examples]
     check_labels(labels, service.settings.limits)
-    return Given(await service.read(reader, [item for _, item in examples], "examples"), labels)
-
-
-async def unlabeled_of(service: Service, reader: Reader, items: list[Any]) -> Tensor | None:
-    return await service.read(reader, items, "unlabeled") if items else None
+    reader = service.readers[model.name]
+    x = await service.read(reader, [item for _, item in examples], "examples")
+    others = await service.read(reader, unlabeled, "unlabeled") if unlabeled else None
+    if others is not None and others.shape[1:] != x.shape[1:]:
+        raise InputError(
+            f"unlabeled: expected the shape of the other examples, {list(x.shape[1:])}, got {list(others.shape[1:])}"
+        )
+    return Given(x, labels, others)
 
 
 @router.post(
@@ -114,15 +120,16 @@ async def create(http: HTTPRequest) -> Response:
     body = await body_of(http, limits)
     request = writing(http, principal, body)
     fields, examples, unlabeled, _ = await read_examples(http, body, schemas.CreateTask, limits)
-    model = service.model(fields["model"])
-    reader = service.readers[model.name]
+    began, budget = time.perf_counter(), fields["latency_ms"]
+    choice = choice_of(service, fields, examples)
     outcome = await changes_of(http).create(
         request,
-        model,
-        await given_of(service, reader, examples),
+        choice.model,
+        await given_of(service, choice.model, examples, unlabeled),
         name=fields["name"],
-        unlabeled=await unlabeled_of(service, reader, unlabeled),
-        options=options_of(service, model.name, fields["options"]),
+        options=choice.options,
+        deadline=None if budget is None else began + budget / 1000,
+        said={} if budget is None else {"chosen": choice.document(budget)},
     )
     return answer(outcome)
 
@@ -162,10 +169,8 @@ async def add(http: HTTPRequest, task: str) -> Response:
     body = await body_of(http, limits)
     request = writing(http, principal, body)
     _, examples, unlabeled, _ = await read_examples(http, body, schemas.AddExamples, limits)
-    reader = service.readers[service.model(row.model).name]
-    given = await given_of(service, reader, examples)
-    others = await unlabeled_of(service, reader, unlabeled)
-    return answer(await changes_of(http).add(request, row, given, unlabeled=others))
+    given = await given_of(service, service.model(row.model), examples, unlabeled)
+    return answer(await changes_of(http).add(request, row, given))
 
 
 @router.get("/{task}/examples", summary="List a task's examples")
@@ -201,6 +206,16 @@ async def download(http: HTTPRequest, task: str) -> Response:
     content = await looking.artifact(service, row)
     headers = {"Content-Disposition": f'attachment; filename="{row.id}.safetensors"'}
     return Response(content, 200, headers, "application/octet-stream")
+
+
+def choice_of(service: Service, fields: dict[str, Any], examples: list[tuple[str, Any]]) -> Choice:
+    """What adapts to the examples of a request: as it asks, or as its latency budget allows.
+
+    Raises:
+        NotFoundError, InvalidError, BudgetError.
+    """
+    options = options_of(service, service.model(fields["model"]).name, fields["options"])
+    return service.choose(fields["model"], [label for label, _ in examples], options, fields["latency_ms"])
 
 
 def options_of(service: Service, model: str, asked: dict[str, Any]) -> dict[str, Any]:

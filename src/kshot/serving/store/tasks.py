@@ -153,6 +153,18 @@ def change(
     connection.execute(update(states).where(states.c.task == task.id).values(**_state(task.id, version, state)))
 
 
+def annotate(connection: Connection, task: str, number: int, info: Mapping[str, Any]) -> None:
+    """Adds to what was found out about a version that is still served, with the examples that it had."""
+    served = connection.execute(select(tasks.c.version).where(tasks.c.id == task)).scalar_one_or_none()
+    version = load_version(connection, task, number) if served == number else None
+    if version is not None:
+        connection.execute(
+            update(versions)
+            .where(versions.c.task == task, versions.c.number == number)
+            .values(info={**version.info, **info})
+        )
+
+
 def remove(connection: Connection, task: TaskRow) -> None:
     """Everything of a task.
 

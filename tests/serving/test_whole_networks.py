@@ -1,0 +1,184 @@
+"""Learners that adapt whole networks, latency budgets, and examples without labels."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving_toys import Letters, Server
+
+import kshot
+from kshot.artifacts import load_learner
+from kshot.models import Conv4
+from kshot.randomness import seeded
+from kshot.serving.budgets import Pace, choose
+from kshot.serving.problems import BudgetError
+from kshot.serving.served import ServedModel
+from kshot.serving.store.database import Database
+
+
+@pytest.fixture(scope="module")
+def maml(tmp_path_factory: Any) -> ServedModel:
+    """Four steps over a small network that was never trained."""
+    with seeded(0):
+        backbone = Conv4(in_channels=1, channels=8, image_size=28)
+        learner = kshot.MAML(backbone, way=5, inner_lr=0.1, inner_steps=4)
+    learner.transform = load_learner("characters")[0].transform
+    path = tmp_path_factory.mktemp("maml") / "maml"
+    learner.save_pretrained(path)
+    return ServedModel.load(path)
+
+
+@pytest.fixture
+def both(database: Database, model: ServedModel, maml: ServedModel, tmp_path: Path) -> Iterator[Server]:
+    server = Server(database, {"characters": model, "maml": maml}, tmp_path, checks="none")
+    server.service.measure()
+    with server.running() as running:
+        yield running
+
+
+def until_checked(server: Server, task: str) -> dict[str, Any]:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        found: dict[str, Any] = server.http.get(f"/v1/tasks/{task}", headers=server.key).json()
+        if not found["checking"]:
+            return found
+    raise AssertionError("still being checked")
+
+
+@pytest.fixture
+def checked(database: Database, maml: ServedModel, tmp_path: Path) -> Iterator[Server]:
+    with Server(database, {"maml": maml}, tmp_path).running() as running:
+        yield running
+
+
+def test_a_task_of_a_whole_network_is_checked_after_it_is_answered(checked: Server, letters: Letters) -> None:
+    both = checked
+    made = both.create(letters.examples, model="maml", options={"steps": 2})
+    assert made["checking"]
+    assert made["leave_one_out"] is None
+    found = until_checked(both, made["id"])
+    said = found["leave_one_out"]
+    assert said["examples"] == 25
+    assert 0 <= said["low"] <= said["accuracy"] <= said["high"] <= 1
+    assert isinstance(found["suspects"], list)
+    # The next version is checked anew.
+    path = f"/v1/tasks/{made['id']}/examples"
+    more = both.http.post(path, json={"examples": letters.examples[:2]}, headers=both.key).json()
+    assert more["checking"]
+    assert until_checked(both, made["id"])["leave_one_out"]["examples"] == 27
+    # What was asked for is what it does, alone and in a batch.
+    assert both.predict(made["id"], letters.query(0))[0]["label"] in made["classes"]
+
+
+def test_nothing_is_checked_where_that_is_not_wanted(
+    database: Database, maml: ServedModel, tmp_path: Path, letters: Letters
+) -> None:
+    with Server(database, {"maml": maml}, tmp_path, checks="none").running() as server:
+        made = server.create(letters.examples)
+        assert not made["checking"]
+        assert server.http.get(f"/v1/tasks/{made['id']}", headers=server.key).json()["leave_one_out"] is None
+
+
+def test_what_a_budget_chooses(both: Server, letters: Letters) -> None:
+    service = both.service
+    service.paces = {"characters": Pace(20.0, 0.0), "maml": Pace(10.0, 0.0, 0.4)}  # 10 s, and 10 more a step
+    service.models["maml"].calibration = {"shots": {"5": {"accuracy": 0.99}}}
+    made = both.create(letters.examples, latency_ms=1_000_000)
+    assert (made["model"], made["chosen"]["steps"]) == ("maml", 4), "it fits, and was the most accurate"
+    assert made["chosen"]["latency_ms"] == 1_000_000
+    service.paces = {"characters": Pace(20.0, 0.0), "maml": Pace(10.0, 0.0, 0.4)}
+    made = both.create(letters.examples, latency_ms=35_000)
+    assert (made["model"], made["chosen"].get("steps")) == ("characters", None), "with all that it does"
+    assert made["chosen"]["expected_ms"] == pytest.approx(20_000, rel=0.2)
+    service.paces = {"characters": Pace(500.0, 0.0), "maml": Pace(10.0, 0.0, 0.4)}
+    made = both.create(letters.examples, latency_ms=35_000)
+    assert (made["model"], made["chosen"]["steps"]) == ("maml", 2), "with as many steps as fit"
+    # Its later versions take them, too.
+    listed = both.http.get(f"/v1/tasks/{made['id']}/versions", headers=both.key).json()["versions"]
+    assert len(listed) == 1
+    service.paces = {"characters": Pace(500.0, 0.0), "maml": Pace(10.0, 0.0, 0.4)}
+    body = {"examples": letters.examples, "latency_ms": 12_000}
+    answer = both.http.post("/v1/tasks", json=body, headers=both.key)
+    assert answer.status_code == 422
+    assert answer.json()["type"] == "urn:kshot:problem:budget"
+    assert (
+        "at least about 20000.0 ms for 25 examples, which is what maml with 1 step takes here now, got 12000 ms"
+        in (answer.json()["detail"])
+    )
+    answer = both.http.post("/v1/tasks", json={**body, "latency_ms": 0}, headers=both.key)
+    assert answer.json()["type"] == "urn:kshot:problem:invalid"
+    # One that is named is the one, with its steps.
+    named = both.create(letters.examples, latency_ms=35_000, model="maml", options={"steps": 1})
+    assert (named["chosen"]["model"], named["chosen"]["steps"]) == ("maml", 1)
+    body = {"examples": letters.examples, "queries": [letters.query(0)], "latency_ms": 10_000_000, "model": "maml"}
+    answer = both.http.post("/v1/adapt-predict", json=body, headers=both.key)
+    assert answer.json()["chosen"]["steps"] == 4
+
+
+def test_a_prediction_that_comes_too_late_is_not_made(both: Server, letters: Letters) -> None:
+    made = both.create(letters.examples)
+    body = {"queries": [letters.query(0)], "latency_ms": 1e-6}
+    answer = both.http.post(f"/v1/tasks/{made['id']}/predict", json=body, headers=both.key)
+    assert answer.status_code == 504
+    assert answer.json()["type"] == "urn:kshot:problem:deadline"
+
+
+def test_budgets_by_themselves(model: ServedModel, maml: ServedModel) -> None:
+    measured = Pace.measure(maml)
+    assert measured.step > 0, "a step of a network costs something"
+    assert measured.expect(25, 4) > measured.expect(25, 1) > 0
+    before = measured.expect(25, 4)
+    for _ in range(50):
+        measured.observe(25, 4, 3 * before)
+    assert 2.5 * before < measured.expect(25, 4) < 3.1 * before, "it learns that the machine is slower by now"
+    with pytest.raises(BudgetError, match="none of the models that are served takes 30 examples of 6 classes"):
+        choose([maml], {maml.name: measured}, 10, 0, 30, 6)
+    with pytest.raises(BudgetError, match="at least about"):
+        choose([model], {model.name: Pace(0.01, 0)}, 0.05, 0.045, 5, 5)
+
+
+@pytest.fixture(scope="module")
+def soft(tmp_path_factory: Any) -> ServedModel:
+    """A semi-supervised learner over the network of the shipped one."""
+    shipped, _ = load_learner("characters")
+    learner = kshot.SoftKMeansProtoNet(shipped.backbone)
+    learner.transform = shipped.transform
+    path = tmp_path_factory.mktemp("soft") / "soft"
+    learner.save_pretrained(path)
+    return ServedModel.load(path)
+
+
+def test_examples_without_labels_stay_with_a_model_that_learns_from_them(
+    database: Database, soft: ServedModel, tmp_path: Path, letters: Letters
+) -> None:
+    few, others = letters.examples[::5], [{"x": x.tolist()} for x in letters.queries[:10]]
+    with Server(database, {"soft": soft}, tmp_path).running() as server:
+        made = server.create(few, unlabeled=others)
+        assert (made["examples"], made["unlabeled"]) == (5, 10)
+        assert sorted(made["label_next"]) == list(range(10))
+        bare = server.create(few)
+        query = letters.query(12)
+        assert server.predict(made["id"], query) != server.predict(bare["id"], query), "it learned from them"
+        listed = server.http.get(f"/v1/tasks/{made['id']}/examples", headers=server.key).json()["examples"]
+        assert [one["label"] for one in listed] == [*(one["label"] for one in few), *[None] * 10]
+        # Another version still knows them; one that forgets one of them is like one that never had it.
+        path = f"/v1/tasks/{made['id']}/examples"
+        forgot = server.http.delete(f"{path}/15", headers=server.key).json()
+        assert (forgot["examples"], forgot["unlabeled"]) == (5, 9)
+        never = server.create(few, unlabeled=others[:-1])
+        assert server.predict(made["id"], query) == server.predict(never["id"], query)
+        more = server.http.post(
+            path, json={"examples": letters.examples[1:2], "unlabeled": others[-1:]}, headers=server.key
+        )
+        assert (more.json()["examples"], more.json()["unlabeled"]) == (6, 10)
+
+
+def test_the_last_example_of_one_of_two_classes(server: Server, letters: Letters) -> None:
+    made = server.create([letters.examples[0], letters.examples[5]])
+    answer = server.http.delete(f"/v1/tasks/{made['id']}/examples/1", headers=server.key)
+    assert answer.status_code == 422
+    assert f"delete the task (DELETE /v1/tasks/{made['id']})" in answer.json()["detail"]
