@@ -6,8 +6,10 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +32,7 @@ def serving(*words: str, kill: bool = False) -> Iterator[tuple[httpx.Client, str
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "KSHOT_SERVE_CALIBRATION": "8"},
     )
     try:
         errors: IO[str] = process.stderr  # type: ignore[assignment]
@@ -50,6 +52,12 @@ def serving(*words: str, kill: bool = False) -> Iterator[tuple[httpx.Client, str
         errors.close()
         process.wait(60)
     assert process.returncode == (-signal.SIGKILL if kill else 0), "".join(lines)
+
+
+def pid_of(lines: list[str]) -> int:
+    """Of the process whose lines say that it serves."""
+    logged = [json.loads(line) for line in lines if line.startswith("{")]
+    return next(int(line["pid"]) for line in logged if line["message"] == "serving")
 
 
 def task() -> dict[str, Any]:
@@ -124,3 +132,91 @@ def test_keys(kshot: Kshot) -> None:
 def test_what_cannot_be_served(kshot: Kshot, arguments: tuple[str, ...], message: str) -> None:
     assert message in kshot("serve", *arguments, code=2).stderr
     assert not list(Path.cwd().iterdir()), "nothing is made of what is refused"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_several_workers() -> None:
+    with serving("characters", "--no-auth", "--workers", "2") as (http, _, lines):
+        made = http.post("/v1/tasks", json=task()).json()
+        query = {"x": task()["examples"][0]["x"]}
+        url = f"/v1/tasks/{made['id']}/predict"
+        wanted = task()["examples"][0]["label"]
+        first = pid_of(lines)
+        seen: set[str] = set()
+        deadline = time.monotonic() + 60
+        while len(seen) < 2 and time.monotonic() < deadline:
+            # A connection of its own: whichever worker takes it.
+            with httpx.Client(base_url=http.base_url, timeout=60, trust_env=False) as other:
+                answer = other.post(url, json=query)
+                assert answer.json()["predictions"][0]["label"] == wanted
+                seen.add(answer.headers["x-request-id"][:10])
+        assert len(seen) == 2
+        # One is killed: the other goes on, and it is started again.
+        os.kill(first, signal.SIGKILL)
+        for _ in range(20):
+            with httpx.Client(base_url=http.base_url, timeout=60, trust_env=False) as other:
+                assert other.post(url, json=query).json()["predictions"][0]["label"] == wanted
+        text = http.get("/metrics").text
+        counted = re.search(r'kshot_batch_jobs_count\{lane="predict"\} (\d+)', text)
+        assert counted, text
+    assert any("a worker ended" in line for line in lines)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_a_port_that_is_taken(kshot: Kshot) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        found = kshot("serve", "characters", "--no-auth", "--port", port, code=1)
+        assert f"127.0.0.1:{port} cannot be listened on" in found.stderr
+        assert "--port 0 takes a free one" in found.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_what_was_begun_is_finished_when_the_server_ends() -> None:
+    with serving("characters", "--no-auth") as (http, _, lines):
+        body = json.dumps(task()).encode()
+        head = f"POST /v1/tasks HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
+        pid = pid_of(lines)
+        with socket.create_connection((http.base_url.host, http.base_url.port), timeout=60) as connection:
+            connection.sendall(f"{head}\r\n\r\n".encode() + body[:100])
+            http.get("/healthz")  # by now it was read
+            os.kill(pid, signal.SIGTERM)
+            deadline = time.monotonic() + 60
+            while time.monotonic() < deadline:  # until nobody is let in any more
+                try:
+                    httpx.get(f"{http.base_url}/healthz", trust_env=False)
+                except httpx.HTTPError:
+                    break
+            connection.sendall(body[100:])
+            answer = connection.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 201"), answer
+    with serving("characters", "--no-auth") as (http, _, _):
+        assert len(http.get("/v1/tasks").json()["tasks"]) == 1
+
+
+def test_the_master_key_is_replaced(kshot: Kshot) -> None:
+    with serving("characters", "--no-auth") as (http, _, _):
+        made = http.post("/v1/tasks", json=task()).json()
+    before = Path("kshot.key").read_text()
+    found = kshot("keys", "rotate")
+    assert "7 rows are sealed with the new key" in found.stdout  # six examples and a state
+    assert before.strip() not in Path("kshot.key").read_text()
+    query = {"x": task()["examples"][0]["x"]}
+    with serving("characters", "--no-auth") as (http, _, _):
+        answer = http.post(f"/v1/tasks/{made['id']}/predict", json=query).json()
+        assert answer["predictions"][0]["label"] == task()["examples"][0]["label"]
+        # In two steps, while servers run: the first one is with the old key until it is started again.
+        kshot("keys", "rotate", "--begin")
+        assert len(Path("kshot.key").read_text().split()) == 2
+        assert http.post(f"/v1/tasks/{made['id']}/predict", json=query).status_code == 200
+    with serving("characters", "--no-auth") as (http, _, _):
+        second = http.post("/v1/tasks", json=task()).json()
+        assert "7 rows" in kshot("keys", "rotate", "--finish").stdout
+        assert len(Path("kshot.key").read_text().split()) == 1
+        for id_ in (made["id"], second["id"]):
+            assert http.post(f"/v1/tasks/{id_}/predict", json=query).status_code == 200
+            assert http.delete(f"/v1/tasks/{id_}/examples/1").status_code == 200
+    assert "--begin first" in kshot("keys", "rotate", "--finish", code=2).stderr
+    assert "got both" in kshot("keys", "rotate", "--finish", "--begin", code=2).stderr

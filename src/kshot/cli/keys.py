@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     cls=Group,
-    help="Keys of a server's tenants: create, list, revoke.",
+    help="Keys of a server's tenants: create, list, revoke; and its master key: rotate.",
     no_args_is_help=True,
     rich_markup_mode=None,
     epilog=examples("kshot keys create acme", "kshot keys list", "kshot keys revoke key_0123456789abcdef01234567"),
@@ -118,6 +118,45 @@ def revoke(
         if not opened.write(change).result():
             raise ConfigError(f"there is no key {id_} that is not revoked: kshot keys list says which there are")
     Output().say(f"{id_} is revoked")
+
+
+@app.command("rotate", epilog=examples("kshot keys rotate", "kshot keys rotate --begin", "kshot keys rotate --finish"))
+def rotate(
+    begin: Annotated[
+        bool, typer.Option("--begin", help="Only add the new key to the file: restart all servers then.")
+    ] = False,
+    finish: Annotated[bool, typer.Option("--finish", help="Seal with the key that --begin added.")] = False,
+    database: Url = None,
+    settings: File = None,
+) -> None:
+    """Replace the master key: all that is stored is sealed with a new one, and the old one is gone.
+
+    The server is stopped for it; or it is done in two steps: --begin, a restart of all servers with the new key file,
+    --finish.
+    """
+    from kshot.serving.settings import load_settings
+    from kshot.serving.store.rotation import reseal
+    from kshot.serving.vault import Vault, new_key, read_keys, write_keys
+
+    if begin and finish:
+        raise ConfigError("expected --begin or --finish, got both: leave both out for all of it at once")
+    path = Path(load_settings(settings).master_key)
+    keys = read_keys(path)
+    if finish and len(keys) == 1:
+        raise ConfigError(f"there is one master key in {path} alone, which everything is sealed with: --begin first")
+    if not finish:
+        keys = [new_key(), *keys]
+        write_keys(path, keys)
+    if begin:
+        Output().say(f"{path} has a new key. Restart all servers with it, then: kshot keys rotate --finish")
+        return
+    vault, rows = Vault(keys), 0
+    with _database(database, settings) as opened:
+        while done := opened.write(lambda connection: reseal(connection, vault)).result():
+            rows += done
+        opened.erase()
+    write_keys(path, keys[:1])
+    Output().say(f"{rows:,} rows are sealed with the new key, the only one in {path}")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from kshot.errors import ConfigError
 EXAMPLES = examples(
     "kshot serve runs/mine                                    # an SQLite file in this folder, a key printed once",
     "kshot serve characters --no-auth --port 9000             # to try it out, on this machine alone",
-    "kshot serve runs/a runs/b --settings server.yaml",
+    "kshot serve runs/a runs/b --settings server.yaml --workers 4",
 )
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -32,6 +32,9 @@ def command(
     ] = None,
     host: Annotated[str | None, typer.Option(help="Where to listen; 127.0.0.1.", show_default=False)] = None,
     port: Annotated[int | None, typer.Option(help="8000; 0 for a free one.", show_default=False)] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that answer at this port; 1.", show_default=False)
+    ] = None,
     retention: Annotated[
         str | None,
         typer.Option(help="Of examples: adaptation (what adapting again needs), raw or none.", show_default=False),
@@ -48,6 +51,7 @@ def command(
         "database": database,
         "host": host,
         "port": port,
+        "workers": workers,
         "retention": retention,
         "authentication": "none" if no_auth else None,
         "log": log,

@@ -10,6 +10,7 @@ import re
 import secrets
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -23,6 +24,7 @@ import kshot
 from kshot.serving.changing import Changes
 from kshot.serving.door import Door
 from kshot.serving.http import problem_response
+from kshot.serving.openapi import document
 from kshot.serving.problems import InternalError, InvalidError, MethodError, NotFoundError, ProblemError
 from kshot.serving.routes import feedback, operations, predictions, tasks, tenants
 from kshot.serving.service import Service
@@ -67,6 +69,7 @@ def _routes(service: Service) -> FastAPI:
         summary="Post a few labelled examples, get a working model back.",
         lifespan=lifespan,
     )
+    app.openapi = partial(_described, app)  # type: ignore[method-assign]
     app.state.service, app.state.changes = service, Changes(service)
     for module in (tasks, predictions, feedback, tenants, operations):
         app.include_router(module.router)
@@ -75,6 +78,12 @@ def _routes(service: Service) -> FastAPI:
     app.add_exception_handler(HTTPException, _on_http)  # type: ignore[arg-type]
     app.add_exception_handler(Exception, _on_other)
     return app
+
+
+def _described(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        app.openapi_schema = document(app)
+    return app.openapi_schema
 
 
 class Direct:

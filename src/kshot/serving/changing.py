@@ -41,6 +41,7 @@ from kshot.serving.store.rows import (
     new_id,
     now,
 )
+from kshot.serving.vault import about_example, about_feedback, about_state
 
 TRIES = 4
 """How often a change is done again that somebody else's change came before."""
@@ -152,7 +153,7 @@ class Changes:
         )
         version = VersionRow(1, "create", model.digest, _numbers(members), state.info, moment)
         rows = kept_examples(self.service, model, id_, members, adaptation)
-        sealed = self.service.vault.seal(encode(state), f"state {id_}")
+        sealed = self.service.vault.seal(encode(state), about_state(id_))
         report = _report(task, version, adaptation, began)
         answer = {**report, "checking": self._unchecked(model), **(said or {})}
         quotas = self.service.quotas(request.principal)
@@ -247,7 +248,7 @@ class Changes:
             )
             version = VersionRow(number, reason, model.digest, _numbers(members), state.info)
             rows = kept_examples(self.service, model, task.id, members, adaptation, set(_numbers(edited.added)))
-            sealed = self.service.vault.seal(encode(state), f"state {task.id}")
+            sealed = self.service.vault.seal(encode(state), about_state(task.id))
             said = {**_report(task, version, adaptation, began), "checking": self._unchecked(model)}
             outcome = Outcome(200, said, task.id)
             change = _next(task, version, sealed, rows, removed, self.service.quotas(request.principal))
@@ -296,7 +297,7 @@ class Changes:
             )
         members = []
         for row in rows:
-            x, label = unpack_example(self.service.vault.open(row.sealed, f"example {task.id}/{row.number}"))
+            x, label = unpack_example(self.service.vault.open(row.sealed, about_example(task.id, row.number)))
             members.append(Member(row.number, label, x, row.form == "features", row.digest, row.created))
         return model, members
 
@@ -320,7 +321,7 @@ class Changes:
             predicted = describe(found, state)[0]["label"]
         keep = x is not None and self.service.settings.retention == "raw"
         content = pack_example(x[0] if keep and x is not None else torch.zeros(0), label)
-        sealed = self.service.vault.seal(content, f"feedback {task.id}")
+        sealed = self.service.vault.seal(content, about_feedback(task.id))
         right = predicted == label
 
         def change(connection: Connection) -> None:

@@ -18,6 +18,7 @@ from kshot.serving.problems import NotFoundError
 from kshot.serving.service import Service
 from kshot.serving.store import access, journal, tasks
 from kshot.serving.store.rows import Principal, TaskRow, VersionRow
+from kshot.serving.vault import about_example
 
 
 def about(service: Service, name: str) -> dict[str, Any]:
@@ -134,7 +135,7 @@ async def export(service: Service, principal: Principal) -> AsyncIterator[bytes]
         for task in found:
             yield _line({"kind": "task", **brief(task), "versions": await versions(service, task)})
             for row in await service.reading(tasks.load_examples, task.id):
-                x, label = unpack_example(service.vault.open(row.sealed, f"example {task.id}/{row.number}"))
+                x, label = unpack_example(service.vault.open(row.sealed, about_example(task.id, row.number)))
                 about = {"kind": "example", "task": task.id, "number": row.number, "label": label, "form": row.form}
                 yield _line({**about, "created": _moment(row.created), "x": x.tolist()})
         after = (found[-1].created, found[-1].id)

@@ -18,6 +18,7 @@ from kshot.serving.served import ServedModel
 from kshot.serving.service import Service
 from kshot.serving.states import State
 from kshot.serving.store.rows import ExampleRow, Principal, TaskRow, now
+from kshot.serving.vault import about_example
 
 
 @dataclass(eq=False)
@@ -161,6 +162,6 @@ def kept_examples(
             continue
         x = adaptation.features[i] if features else member.x  # type: ignore[index]
         form, digest = ("features", model.digest) if features else ("raw", "")
-        sealed = service.vault.seal(pack_example(x, member.label), f"example {task}/{member.number}")
+        sealed = service.vault.seal(pack_example(x, member.label), about_example(task, member.number))
         rows.append(ExampleRow(member.number, form, digest, sealed, member.created))
     return rows

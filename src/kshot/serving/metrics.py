@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
 if TYPE_CHECKING:
     from kshot.serving.service import Service
 
+_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
@@ -29,6 +32,7 @@ class Metrics:
         self.refused = Counter("refused", "Requests that were turned away", ("reason",), **own)
         self.drifting = Counter("drift_alarms", "Tasks whose queries were found to drift from their support", **own)
         self._own = own
+        self._gauges: list[tuple[Gauge, Callable[[], float]]] = []
 
     def lane(self, name: str, jobs: int, size: int, waits: list[float], seconds: float) -> None:
         """Notes a batch of a lane."""
@@ -40,16 +44,29 @@ class Metrics:
             wait.observe(one)
 
     def watch(self, service: Service) -> None:
-        """Reads the cache and the queues of a service whenever Prometheus asks."""
-
-        def gauge(name: str, text: str, value: object) -> None:
-            Gauge(name, text, **self._own).set_function(value)  # type: ignore[arg-type]
-
+        """Notes the cache and the queues of a service whenever it is told to (`refresh`)."""
         cache = service.cache
-        gauge("cached_tasks", "Adapted tasks in memory", lambda: len(cache))
-        gauge("cached_bytes", "Of adapted tasks in memory", lambda: cache.bytes)
-        gauge("cache_hits", "Adapted tasks that were in memory", lambda: cache.hits)
-        gauge("cache_misses", "Adapted tasks that had to be read", lambda: cache.misses)
-        gauge("cache_dropped", "Adapted tasks that had to make room", lambda: cache.dropped)
-        gauge("waiting_predictions", "Examples that wait to be predicted", lambda: service.predictions.waiting)
-        gauge("waiting_adaptations", "Examples that wait to be adapted to", lambda: service.adaptations.waiting)
+        for name, text, value in (
+            ("cached_tasks", "Adapted tasks in memory", lambda: len(cache)),
+            ("cached_bytes", "Of adapted tasks in memory", lambda: cache.bytes),
+            ("cache_hits", "Adapted tasks that were in memory", lambda: cache.hits),
+            ("cache_misses", "Adapted tasks that had to be read", lambda: cache.misses),
+            ("cache_dropped", "Adapted tasks that had to make room", lambda: cache.dropped),
+            ("waiting_predictions", "Examples that wait to be predicted", lambda: service.predictions.waiting),
+            ("waiting_adaptations", "Examples that wait to be adapted to", lambda: service.adaptations.waiting),
+        ):
+            self._gauges.append((Gauge(name, text, multiprocess_mode="livesum", **self._own), value))
+
+    def refresh(self) -> None:
+        """Notes what is so now."""
+        for gauge, value in self._gauges:
+            gauge.set(value())
+
+    def text(self) -> bytes:
+        """Of all workers of this server, in Prometheus's format."""
+        self.refresh()
+        if _FOLDER not in os.environ:
+            return generate_latest(self.registry)
+        registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)

@@ -60,7 +60,7 @@ class CreateTask(_Body):
         "learns from them, too.",
     )
     model: str | None = Field(default=None, description="By default the server's first.")
-    name: str | None = Field(default=None, max_length=200)
+    name: str | None = Field(default=None, max_length=200, pattern=r"^[^\x00-\x1f]*$")
     options: Options = Field(default_factory=Options)
     latency_ms: float | None = Field(
         default=None,
@@ -81,7 +81,7 @@ class AddExamples(_Body):
 class Rollback(_Body):
     """The version to go back to."""
 
-    version: int = Field(ge=1)
+    version: int = Field(ge=1, le=2**31 - 1)
 
 
 class Predict(_Body):

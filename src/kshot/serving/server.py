@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import os
 import signal
+import socket
 from collections.abc import Mapping
 from functools import partial
 
 from sqlalchemy.engine import Connection
 
-from kshot.errors import ConfigError, MissingExtraError
+from kshot.errors import ConfigError, MissingExtraError, RunError
 from kshot.serving.app import create_app
-from kshot.serving.calibration import TASKS, calibration_of
+from kshot.serving.calibration import calibration_of
 from kshot.serving.logs import set_up
 from kshot.serving.served import ServedModel
 from kshot.serving.service import Service
@@ -22,6 +24,7 @@ from kshot.serving.store import access, registry
 from kshot.serving.store.database import Database
 from kshot.serving.store.migrate import migrate
 from kshot.serving.vault import Vault
+from kshot.serving.workers import run_workers
 
 _log = logging.getLogger("kshot.serving")
 
@@ -73,18 +76,18 @@ def build(settings: Settings, models: Mapping[str, ServedModel] | None = None) -
     """A service as the settings describe it."""
     import torch
 
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
+    if settings.threads is not None or settings.workers > 1:
+        torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 1) // settings.workers))
     models = load_models(settings) if models is None else models
     database, vault = open_store(settings)
     for model in models.values():
-        calibrated(database, model)
+        calibrated(database, model, settings.calibration)
     service = Service(settings, models, database, vault)
     service.measure()
     return service
 
 
-def calibrated(database: Database, model: ServedModel, tasks: int = TASKS) -> None:
+def calibrated(database: Database, model: ServedModel, tasks: int) -> None:
     """Gives a model its calibration: as it was measured before, or by measuring it now, once for each digest."""
     with database.reading() as connection:
         known = registry.find(connection, model.digest)
@@ -101,35 +104,81 @@ def calibrated(database: Database, model: ServedModel, tasks: int = TASKS) -> No
 
 
 def run(settings: Settings, models: Mapping[str, ServedModel] | None = None) -> None:
-    """Serves until SIGTERM or Ctrl-C; then finishes what was begun."""
+    """Serves until SIGTERM or Ctrl-C; then finishes what was begun.
+
+    Raises:
+        MissingExtraError: without the extra `serve`.
+        RunError: the port cannot be had, or the workers do not come up.
+    """
     try:
-        import uvicorn
+        import uvicorn  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("uvicorn", "serve") from error
+    set_up(settings.log)
+    bound = _bound(settings)
+    try:
+        if settings.workers == 1:
+            _serve(settings, bound, models)
+            return
+        # Once for all of them: the schema and the calibration, and the errors there may be in either.
+        database, _ = open_store(settings)
+        for model in (load_models(settings) if models is None else models).values():
+            calibrated(database, model, settings.calibration)
+        database.close()
+        run_workers(partial(_serve_alone, settings), bound, settings.workers)
+    finally:
+        bound.close()
+
+
+def _bound(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    bound = socket.socket(family)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((settings.host, settings.port))
+        bound.listen(2048)  # who comes before the models are loaded waits
+    except OSError as error:
+        bound.close()
+        raise RunError(
+            f"{settings.host}:{settings.port} cannot be listened on ({error.strerror or error}): another server may be "
+            "there; --port 0 takes a free one"
+        ) from None
+    bound.set_inheritable(True)
+    return bound
+
+
+def _serve_alone(settings: Settings, bound: socket.socket) -> None:
+    """In a process of its own."""
+    set_up(settings.log)
+    _serve(settings, bound)
+
+
+def _serve(settings: Settings, bound: socket.socket, models: Mapping[str, ServedModel] | None = None) -> None:
+    import uvicorn
+
     from kshot.serving.protocol import protocol
 
-    set_up(settings.log)
     service = build(settings, models)
     gc.collect()
     gc.freeze()  # torch, the models and the routes stay: no collection need walk through them again
     config = uvicorn.Config(
         create_app(service),
-        host=settings.host,
-        port=settings.port,
         http=protocol(settings.limits),
         log_config=None,
         access_log=False,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=30,
         server_header=False,
-        backlog=2048,
         limit_concurrency=None,
     )
     # uvicorn ends gracefully at a signal, and then raises it again for whoever else would have had it: nobody.
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
         with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run()
+            host, port = bound.getsockname()[:2]
+            url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+            _log.info("serving", extra={"url": url, "pid": os.getpid()})
+            uvicorn.Server(config).run(sockets=[bound])
     finally:
         signal.signal(signal.SIGTERM, before)
         service.database.close()

@@ -38,8 +38,8 @@ from kshot.serving.settings import Settings
 from kshot.serving.states import State, StateCache, decode
 from kshot.serving.store import access, journal, tasks
 from kshot.serving.store.database import Database
-from kshot.serving.store.rows import Principal, TaskRow
-from kshot.serving.vault import Vault
+from kshot.serving.store.rows import Principal, TaskRow, is_task
+from kshot.serving.vault import Vault, about_state
 
 T = TypeVar("T")
 
@@ -113,6 +113,7 @@ class Service:
 
     def flush(self) -> None:
         """Writes down what was only counted so far: use, and how queries look. A killed process loses that alone."""
+        self.metrics.refresh()
         seen, used = self.watch.take(), self.meter.take()
 
         def change(connection: Connection) -> None:
@@ -150,7 +151,7 @@ class Service:
             UnauthenticatedError, RateError: as `admit`.
             NotFoundError: there is no such task; of another tenant's nothing else is said.
         """
-        principal, row = await self._admitted(secret, task)
+        principal, row = await self._admitted(secret, task if is_task(task) else "")
         return principal, _own(principal, row, task)
 
     async def _admitted(self, secret: str | None, task: str) -> tuple[Principal, TaskRow | None]:
@@ -164,7 +165,7 @@ class Service:
             raise UnauthenticatedError("expected a valid key, got one that is unknown or was revoked")
         rate = float(found.quotas.get("requests_per_second", self.settings.quotas.requests_per_second))
         self.meter.add(found.tenant, requests=1)
-        seconds = self._rates.take(found.tenant, rate)
+        seconds = self._rates.take(found.tenant, rate / self.settings.workers)
         if seconds:
             self.metrics.refused.labels("rate").inc()
             raise RateError(f"the tenant may make {rate:g} requests a second: wait {seconds:.2f} s", seconds)
@@ -312,7 +313,7 @@ class Service:
     def _find_states(self, ids: list[str]) -> Mapping[str, State]:
         with self.database.reading() as connection:
             found = tasks.load_states(connection, ids)
-        return {id_: decode(self.vault.open(sealed, f"state {id_}")) for id_, (_, _, sealed) in found.items()}
+        return {id_: decode(self.vault.open(sealed, about_state(id_))) for id_, (_, _, sealed) in found.items()}
 
 
 def _own(principal: Principal, row: TaskRow | None, id_: str) -> TaskRow:

@@ -70,11 +70,13 @@ class Settings(_Section):
         database: an SQLAlchemy address: `sqlite:///kshot.db`, `postgresql+psycopg://user@host/name`.
         master_key: the file of the key that stored examples are sealed with; made where there is none.
         host, port: where it listens.
-        threads: of torch, in each process (None: one for each core).
+        workers: processes that answer at this port.
+        threads: of torch, in each process (None: the cores, shared among the workers).
         authentication: `keys`, or `none`: everyone is the tenant `default`, on a loopback address only.
         retention: which examples stay in the database: `adaptation`: only what adapting a task again needs (shared
             features in place of raw examples, where the learner has any); `raw`: the examples as they came, so that
             tasks move on to a new model and can refine one; `none`: nothing, and a task stays as it was made.
+        calibration: val tasks of each shot on which a model is calibrated when it is served for the first time.
         cache_bytes: of adapted tasks kept in memory.
         queue: examples that may wait to be computed; beyond it requests are answered 503.
         batch: examples that are computed at once.
@@ -88,9 +90,11 @@ class Settings(_Section):
     master_key: str = "kshot.key"
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
+    workers: int = Field(default=1, ge=1, le=64)
     threads: int | None = Field(default=None, ge=1)
     authentication: Literal["keys", "none"] = "keys"
     retention: Literal["adaptation", "raw", "none"] = "adaptation"
+    calibration: int = Field(default=150, ge=4)
     cache_bytes: int = Field(default=256_000_000, ge=0)
     queue: int = Field(default=1_024, ge=1)
     batch: int = Field(default=64, ge=1)

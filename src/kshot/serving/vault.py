@@ -24,7 +24,25 @@ from kshot.errors import ArtifactError, MissingExtraError
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-_NAME, _NONCE, _KEY = 4, 12, 32
+NAME = 4
+"""Bytes at the beginning of what is sealed that say with which key."""
+
+_NONCE, _KEY = 12, 32
+
+
+def about_state(task: str) -> str:
+    """Whose the adapted state of a task is."""
+    return f"state {task}"
+
+
+def about_example(task: str, number: int) -> str:
+    """Whose an example is."""
+    return f"example {task}/{number}"
+
+
+def about_feedback(task: str) -> str:
+    """Whose a query is whose true label came later."""
+    return f"feedback {task}"
 
 
 class Vault:
@@ -32,11 +50,14 @@ class Vault:
 
     Args:
         masters: of 32 bytes each; the first one seals.
+
+    Attributes:
+        newest: the beginning of what it seals.
     """
 
     def __init__(self, masters: Sequence[bytes]) -> None:
-        self._ciphers = {hashlib.sha256(master).digest()[:_NAME]: _cipher(master) for master in masters}
-        self._newest = next(iter(self._ciphers))
+        self._ciphers = {hashlib.sha256(master).digest()[:NAME]: _cipher(master) for master in masters}
+        self.newest = next(iter(self._ciphers))
 
     @classmethod
     def of_file(cls, path: str | Path) -> Vault:
@@ -59,7 +80,7 @@ class Vault:
             about: whose they are; the same has to be said to open them, so that rows cannot be exchanged.
         """
         nonce = secrets.token_bytes(_NONCE)
-        return self._newest + nonce + self._ciphers[self._newest].encrypt(nonce, content, about.encode())
+        return self.newest + nonce + self._ciphers[self.newest].encrypt(nonce, content, about.encode())
 
     def open(self, sealed: bytes, about: str) -> bytes:
         """What was sealed.
@@ -69,7 +90,7 @@ class Vault:
         """
         from cryptography.exceptions import InvalidTag
 
-        name, nonce, content = sealed[:_NAME], sealed[_NAME : _NAME + _NONCE], sealed[_NAME + _NONCE :]
+        name, nonce, content = sealed[:NAME], sealed[NAME : NAME + _NONCE], sealed[NAME + _NONCE :]
         try:
             return self._ciphers[name].decrypt(nonce, content, about.encode())
         except (KeyError, InvalidTag, ValueError) as error:
@@ -77,10 +98,6 @@ class Vault:
                 f"what is stored of {about} cannot be opened: it was changed, or sealed with another master key. Start "
                 "the server with the key file that belongs to this database"
             ) from error
-
-    def is_newest(self, sealed: bytes) -> bool:
-        """Whether it was sealed with the key that seals now."""
-        return sealed[:_NAME] == self._newest
 
 
 def new_key() -> bytes:

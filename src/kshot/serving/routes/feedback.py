@@ -9,14 +9,11 @@ from starlette.responses import Response
 from kshot.serving import looking, schemas
 from kshot.serving.http import admit_to, answer, body_of, changes_of, check_labels, json_of, say, writing
 from kshot.serving.problems import InvalidError
-from kshot.serving.routes.tasks import _documented
 
 router = APIRouter(prefix="/v1/tasks", tags=["feedback"])
 
 
-@router.post(
-    "/{task}/feedback", status_code=201, summary="Say what a query was", openapi_extra=_documented(schemas.Feedback)
-)
+@router.post("/{task}/feedback", status_code=201, summary="Say what a query was")
 async def feedback(http: HTTPRequest, task: str) -> Response:
     service, principal, row = await admit_to(http, task)
     body = await body_of(http, service.settings.limits)

@@ -31,6 +31,6 @@ async def models(http: HTTPRequest) -> Response:
 
 @router.get("/metrics", summary="Counters for Prometheus")
 async def metrics(http: HTTPRequest) -> Response:
-    from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+    from prometheus_client import CONTENT_TYPE_LATEST
 
-    return Response(generate_latest(service_of(http).metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    return Response(service_of(http).metrics.text(), media_type=CONTENT_TYPE_LATEST)

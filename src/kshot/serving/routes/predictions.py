@@ -13,13 +13,13 @@ from kshot.serving.health import Seen
 from kshot.serving.http import admit, admit_to, body_of, changes_of, json_of, say
 from kshot.serving.predicting import describe
 from kshot.serving.problems import InputError, InvalidError
-from kshot.serving.routes.tasks import _documented, choice_of, given_of, read_examples
+from kshot.serving.routes.tasks import choice_of, given_of, read_examples
 from kshot.serving.service import Service
 
 router = APIRouter(prefix="/v1", tags=["predictions"])
 
 
-@router.post("/tasks/{task}/predict", summary="Predict", openapi_extra=_documented(schemas.Predict))
+@router.post("/tasks/{task}/predict", summary="Predict")
 async def predict(http: HTTPRequest, task: str) -> Response:
     service, principal, row = await admit_to(http, task)
     service.allow(principal, "predict")
@@ -46,7 +46,6 @@ async def predict(http: HTTPRequest, task: str) -> Response:
 @router.post(
     "/adapt-predict",
     summary="Adapt to examples and predict, and keep nothing",
-    openapi_extra=_documented(schemas.AdaptPredict),
 )
 async def adapt_predict(http: HTTPRequest) -> Response:
     service, principal = await admit(http)

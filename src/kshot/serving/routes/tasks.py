@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import time
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Path
 from pydantic import BaseModel
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
@@ -33,28 +34,15 @@ from kshot.serving.problems import InputError, InvalidError
 from kshot.serving.served import ServedModel
 from kshot.serving.service import Service
 from kshot.serving.settings import Limits
+from kshot.serving.store.rows import is_task
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
 
+MOST = 2**31 - 1
+"""The largest number that a database counts to."""
+
 PAGE = 100
 """Tasks of a page at most."""
-
-
-def _documented(kind: type[BaseModel], *, multipart: bool = False) -> dict[str, Any]:
-    """The OpenAPI document's words for a body that is parsed by hand."""
-    content: dict[str, Any] = {
-        "application/json": {"schema": kind.model_json_schema(ref_template="#/components/schemas/{model}")}
-    }
-    if multipart:
-        content["multipart/form-data"] = {
-            "schema": {
-                "type": "object",
-                "description": "Image files in parts named `examples[LABEL]` and `unlabeled`; the other members of "
-                "the JSON body as a JSON object in a part `request`.",
-                "additionalProperties": {"type": "string", "format": "binary"},
-            }
-        }
-    return {"requestBody": {"required": True, "content": content}}
 
 
 async def read_examples(
@@ -112,7 +100,6 @@ async def given_of(
     "",
     status_code=201,
     summary="Make a task of examples",
-    openapi_extra=_documented(schemas.CreateTask, multipart=True),
 )
 async def create(http: HTTPRequest) -> Response:
     service, principal = await admit(http)
@@ -162,7 +149,7 @@ async def delete(http: HTTPRequest, task: str) -> Response:
     return Response(None, 204)
 
 
-@router.post("/{task}/examples", summary="Add examples", openapi_extra=_documented(schemas.AddExamples, multipart=True))
+@router.post("/{task}/examples", summary="Add examples")
 async def add(http: HTTPRequest, task: str) -> Response:
     service, principal, row = await admit_to(http, task)
     limits = service.settings.limits
@@ -180,7 +167,7 @@ async def examples(http: HTTPRequest, task: str) -> Response:
 
 
 @router.delete("/{task}/examples/{number}", summary="Forget an example: the task is as if it had never been there")
-async def forget(http: HTTPRequest, task: str, number: int) -> Response:
+async def forget(http: HTTPRequest, task: str, number: Annotated[int, Path(ge=1, le=MOST)]) -> Response:
     _, principal, row = await admit_to(http, task)
     return answer(await changes_of(http).forget(writing(http, principal, b""), row, number))
 
@@ -191,7 +178,7 @@ async def versions(http: HTTPRequest, task: str) -> Response:
     return say({"versions": await looking.versions(service, row)})
 
 
-@router.post("/{task}/rollback", summary="Go back to an earlier version", openapi_extra=_documented(schemas.Rollback))
+@router.post("/{task}/rollback", summary="Go back to an earlier version")
 async def rollback(http: HTTPRequest, task: str) -> Response:
     service, principal, row = await admit_to(http, task)
     body = await body_of(http, service.settings.limits)
@@ -246,6 +233,8 @@ def _cursor(text: str | None) -> tuple[float, str] | None:
         return None
     try:
         created, id_ = json.loads(base64.urlsafe_b64decode(text.encode()))
+        if not (math.isfinite(created) and is_task(id_)):
+            raise ValueError
         return float(created), str(id_)
     except (ValueError, TypeError) as error:
         raise InvalidError("after: expected what the page before gave as next") from error

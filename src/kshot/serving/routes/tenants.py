@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Query
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
@@ -14,6 +16,9 @@ router = APIRouter(prefix="/v1/tenant", tags=["tenant"])
 
 PAGE = 1_000
 
+LAST = 2**62
+"""No line of the log has a larger number."""
+
 
 @router.get("", summary="What the tenant has, may have, and used by day")
 async def show(http: HTTPRequest) -> Response:
@@ -21,7 +26,9 @@ async def show(http: HTTPRequest) -> Response:
 
 
 @router.get("/audit", summary="Who adapted, changed and deleted what, the newest first")
-async def audit(http: HTTPRequest, limit: int = 100, before: int | None = None) -> Response:
+async def audit(
+    http: HTTPRequest, limit: int = 100, before: Annotated[int | None, Query(ge=1, le=2**62)] = None
+) -> Response:
     service, principal = await admit(http)
     service.allow(principal, "admin")
     if not 1 <= limit <= PAGE:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
+
+_TASK = re.compile(r"task_[0-9a-f]{24}")
 
 
 def now() -> float:
@@ -21,6 +24,15 @@ def new_id(kind: str) -> str:
     29
     """
     return f"{kind}_{secrets.token_hex(12)}"
+
+
+def is_task(text: object) -> bool:
+    """Whether a text could be a task's id.
+
+    >>> is_task(new_id("task")), is_task("task_"), is_task("x\\0y")
+    (True, False, False)
+    """
+    return isinstance(text, str) and _TASK.fullmatch(text) is not None
 
 
 def pack(numbers: Iterable[int]) -> str:
