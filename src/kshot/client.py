@@ -99,6 +99,7 @@ class _Calls:
         model: str | None = None,
         name: str | None = None,
         steps: int | None = None,
+        latency_ms: float | None = None,
     ) -> Any:
         """A new task, adapted to examples: its id, its classes, how well it tells its own examples.
 
@@ -109,11 +110,12 @@ class _Calls:
             model: by default the server's first.
             name: to find it by.
             steps: inner steps, of a model that takes any.
+            latency_ms: how long the adaptation may take: the server chooses model and steps within it (`chosen`).
 
         Raises:
             ServerError: the server refused, with what it said.
         """
-        body = {"examples": _labelled(x, labels), **_said(model=model, name=name)}
+        body = {"examples": _labelled(x, labels), **_said(model=model, name=name, latency_ms=latency_ms)}
         if len(unlabeled):
             body["unlabeled"] = [example(one) for one in unlabeled]
         if steps is not None:
@@ -132,16 +134,38 @@ class _Calls:
         """A task's next version, like an earlier one."""
         return self._do(_Call("POST", f"{_task(task)}/rollback", {"version": version}))
 
-    def predict(self, task: str, x: Sequence[Any], *, nearest: int = 0, top: int | None = None) -> Any:
+    def predict(
+        self,
+        task: str,
+        x: Sequence[Any],
+        *,
+        nearest: int = 0,
+        top: int | None = None,
+        latency_ms: float | None = None,
+    ) -> Any:
         """A prediction for each example: its label, probabilities, whether the task would rather not say."""
-        body = {"queries": [example(one) for one in x], "nearest": nearest, **_said(top=top)}
+        body = {
+            "queries": [example(one) for one in x],
+            "nearest": nearest,
+            **_said(top=top, latency_ms=latency_ms),
+        }
         return self._do(_Call("POST", f"{_task(task)}/predict", body, part="predictions"))
 
     def adapt_predict(
-        self, x: Sequence[Any], labels: Sequence[Any], queries: Sequence[Any], *, model: str | None = None
+        self,
+        x: Sequence[Any],
+        labels: Sequence[Any],
+        queries: Sequence[Any],
+        *,
+        model: str | None = None,
+        latency_ms: float | None = None,
     ) -> Any:
         """Predictions of a task that is made for them, and not kept."""
-        body = {"examples": _labelled(x, labels), "queries": [example(one) for one in queries], **_said(model=model)}
+        body = {
+            "examples": _labelled(x, labels),
+            "queries": [example(one) for one in queries],
+            **_said(model=model, latency_ms=latency_ms),
+        }
         return self._do(_Call("POST", "/v1/adapt-predict", body, part="predictions"))
 
     def feedback(self, task: str, label: Any, *, predicted: Any = None, query: Any = None) -> Any:

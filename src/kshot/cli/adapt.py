@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kshot.cli import remote
 from kshot.cli.options import Json, SkipBad, examples
 from kshot.cli.output import Output
+from kshot.cli.remote import Server
 from kshot.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -20,19 +22,27 @@ if TYPE_CHECKING:
 EXAMPLES = examples(
     "kshot adapt runs/mine --support new_classes/ --out task.safetensors",
     "kshot adapt characters --support letters.zip     # the learner that ships with kshot",
+    "kshot adapt characters --support new_classes/ --server http://127.0.0.1:8000",
     "kshot adapt runs/omniglot-soft-kmeans --support new_classes/ --unlabeled scans/",
 )
 
 
 def command(
     run: Annotated[
-        str, typer.Argument(metavar="RUN", help="A run folder, a saved learner, or a shipped one: characters.")
+        str,
+        typer.Argument(
+            metavar="RUN",
+            help="A run folder, a saved learner, or a shipped one: characters. At a server: its name there.",
+        ),
     ],
     support: Annotated[
         Path,
         typer.Option(help="The labelled examples: a folder or zip with a subfolder per class (a CSV for tables)."),
     ],
-    out: Annotated[Path, typer.Option(help="Where to save the task.")] = Path("task.safetensors"),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where to save the task.", show_default="task.safetensors; of a server's, nowhere"),
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(help="Inner-loop steps, of a learner that takes any.", show_default=False)
     ] = None,
@@ -44,17 +54,21 @@ def command(
             show_default=False,
         ),
     ] = None,
+    server: Server = None,
     skip_bad: SkipBad = False,
     as_json: Json = False,
 ) -> None:
     """Adapt a learner to a new task, from a folder with a few examples of each class."""
     output = Output(as_json)
     with output.alone():
+        if server is not None:
+            remote.adapt(output, server, run, support, unlabeled or (), steps, out)
+            return
         from kshot.artifacts import from_pretrained
 
         learner = from_pretrained(run)
         model = adapt_files(learner, support, unlabeled=unlabeled or (), steps=steps, skip_bad=skip_bad)
-        path = model.save(out)
+        path = model.save(out or Path("task.safetensors"))
         shots: dict[str, int] = model.metadata["shots"]
         counts = ", ".join(f"{label} ({count})" for label, count in shots.items())
         output.say(f"{type(learner).__name__} adapted to {len(shots)} classes (examples): {counts}")

@@ -20,6 +20,7 @@ from kshot.cli import (
     report,
     reproduce,
     serve,
+    tasks,
     train,
 )
 from kshot.cli.handling import Commands
@@ -50,6 +51,7 @@ for module in (train, evaluate, compare, adapt, predict, serve, report, reproduc
     app.command(name, epilog=module.EXAMPLES)(module.command)
 app.add_typer(data.app, name="data")
 app.add_typer(keys.app, name="keys")
+app.add_typer(tasks.app, name="tasks")
 
 
 def _version(asked: bool) -> None:

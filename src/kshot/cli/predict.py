@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kshot.cli import remote
 from kshot.cli.options import Json, SkipBad, examples
 from kshot.cli.output import Output
+from kshot.cli.remote import Server
 from kshot.errors import DataError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -19,11 +21,14 @@ if TYPE_CHECKING:
 EXAMPLES = examples(
     "kshot predict task.safetensors photo.jpg",
     "kshot predict task.safetensors *.png --json --top 3",
+    "kshot predict task_0123456789abcdef01234567 photo.jpg --server http://127.0.0.1:8000",
 )
 
 
 def command(
-    task: Annotated[Path, typer.Argument(metavar="TASK", help="The file that kshot adapt saved.")],
+    task: Annotated[
+        Path, typer.Argument(metavar="TASK", help="The file that kshot adapt saved; at a server: the task's id.")
+    ],
     files: Annotated[list[Path], typer.Argument(metavar="FILES...", help="The files to label; a folder: all in it.")],
     run: Annotated[
         str | None,
@@ -32,12 +37,16 @@ def command(
     top: Annotated[
         int | None, typer.Option(min=1, help="Only the K likeliest labels of each file.", show_default=False)
     ] = None,
+    server: Server = None,
     skip_bad: SkipBad = False,
     as_json: Json = False,
 ) -> None:
     """Label files with an adapted task: the likeliest classes with their probabilities."""
     output = Output(as_json)
     with output.alone():
+        if server is not None:
+            remote.predict(output, server, str(task), expand(files), top, lines)
+            return
         from kshot.artifacts import load_adapted
 
         model = load_adapted(task, run=run)

@@ -51,6 +51,23 @@ def read_support(path: str | Path, transform: Transform, skip_bad: bool = False)
     return decoded.x, labels, decoded.names
 
 
+def labelled_images(path: str | Path) -> tuple[list[bytes], list[str], list[str]]:
+    """The image files of a folder or a zip with a subfolder per class as they are: their bytes, labels and names.
+
+    Raises:
+        DataError: no images, or no subfolders.
+    """
+    if is_table(path):
+        raise DataError(f"{path} is a table: expected a folder, or a zip, of images with a subfolder per class")
+    with open_tree(path) as tree:
+        names = tree.names()
+        read_layout(names, path)  # raises where there are no classes
+        files = ordered_images(names)
+        layout = read_layout(files, path)
+        contents = [tree.read(name) for name in files]
+    return contents, [name for _, name, count in layout.classes for _ in range(count)], files
+
+
 def read_images(paths: Sequence[str | Path], transform: Transform) -> Tensor:
     """The files to predict, uint8 `[n, C, H, W]`.
 
