@@ -92,3 +92,15 @@ def test_what_goes_wrong(server: Server, folder: Path, kshot: Kshot, monkeypatch
     assert "is a table" in kshot("adapt", "characters", "--support", folder / "table.csv", code=1).stderr
     monkeypatch.setenv("KSHOT_KEY", "ks_wrong")
     assert "expected a valid key" in kshot("tasks", "list", code=1).stderr
+
+
+def test_tasks_of_a_server_as_a_dataset(server: Server, folder: Path, kshot: Kshot) -> None:
+    place = folder / "kshot.db"
+    url = f"sqlite:///{place}"
+    assert "there is no file" in kshot("data", "from-server", "--out", "asked", "--database", url, code=2).stderr
+    settings = folder / "server.yaml"
+    settings.write_text(f"database: {url}\nmaster_key: {folder}/kshot.key\n")
+    kshot("adapt", "characters", "--support", folder / "letters")
+    said = kshot("data", "from-server", "--out", "asked", "--settings", settings, code=1).stderr
+    assert "a server keeps them with the setting retention: raw" in said
+    assert not Path("asked").exists()

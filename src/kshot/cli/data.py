@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -77,6 +78,50 @@ def get(name: Name, data_dir: DataDir = None, as_json: Json = False) -> None:
         else:
             output.say(f"{name} needs no files.")
         output.result({"name": name, "files": [str(path) for path in paths], "unpublished": other})
+
+
+@app.command(
+    "from-server",
+    epilog=examples(
+        "kshot data from-server --out asked/",
+        "kshot data from-server --out asked/ --database postgresql://kshot@db/kshot --tenant acme",
+    ),
+)
+def from_server(
+    out: Annotated[Path, typer.Option(help="The folder to write; one that was gathered before is replaced.")],
+    tenant: Annotated[list[str] | None, typer.Option(help="Of these alone.", show_default="all")] = None,
+    model: Annotated[str | None, typer.Option(help="Tasks of this model alone.", show_default=False)] = None,
+    database: Annotated[
+        str | None,
+        typer.Option(envvar="KSHOT_SERVE_DATABASE", help="The server's: sqlite:///kshot.db.", show_default=False),
+    ] = None,
+    settings: Annotated[Path | None, typer.Option(help="The server's settings file.", show_default=False)] = None,
+    as_json: Json = False,
+) -> None:
+    """Gather the tasks that a server stores, and its feedback, as a dataset: train/TASK/LABEL/*.png.
+
+    It opens the server's database with its master key, so it runs where the server does. What it writes are its
+    tenants' images: keep them as carefully.
+    """
+    from kshot.serving.gathering import gather
+    from kshot.serving.server import check_there, is_inverted, open_store
+    from kshot.serving.settings import load_settings
+
+    output = Output(as_json)
+    found = load_settings(settings, {"database": database})
+    check_there(found)
+    opened, vault = open_store(found)
+    try:
+        gathered = gather(opened, vault, out, of=tenant or (), model=model, inverted=is_inverted(opened, model))
+    finally:
+        opened.close()
+    splits = ", ".join(f"{name} {count:,}" for name, count in gathered.tasks.items())
+    output.say(f"Gathered {gathered.examples:,} examples and {gathered.feedback:,} judged queries in {out}")
+    output.say(f"Tasks: {splits}")
+    for reason, count in gathered.left.items():
+        output.say(f"Left out: {count:,}, {reason}")
+    output.say(f"Next: kshot train --data {out}")
+    output.result({"out": str(out), **gathered.document()})
 
 
 def _short(text: str, width: int = 90) -> str:

@@ -10,9 +10,11 @@ import signal
 import socket
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, make_url
 
+from kshot.artifacts import load_learner
 from kshot.errors import ConfigError, MissingExtraError, RunError
 from kshot.serving.app import create_app
 from kshot.serving.calibration import calibration_of
@@ -55,6 +57,31 @@ def open_store(settings: Settings) -> tuple[Database, Vault]:
     database = Database(settings.database)
     migrate(database)
     return database, Vault.of_file(settings.master_key)
+
+
+def check_there(settings: Settings) -> None:
+    """Raises ConfigError where the database or its key are files that are not there: neither is to be made."""
+    url = make_url(settings.database)
+    files = [Path(settings.master_key)]
+    if url.get_backend_name() == "sqlite" and url.database:
+        files.append(Path(url.database))
+    for file in files:
+        if not file.is_file():
+            raise ConfigError(
+                f"there is no file {file}: run this where the server does, or say --settings FILE (or --database URL)"
+            )
+
+
+def is_inverted(database: Database, model: str | None) -> bool:
+    """Whether the images of a model's tasks are stored as negatives of what was sent: its transform says so.
+
+    Args:
+        model: its name; None: of whichever was served last.
+    """
+    with database.reading() as connection:
+        path = registry.path_of(connection, model)
+    transform = None if path is None else load_learner(path)[0].transform
+    return getattr(transform, "polarity", None) == "invert"
 
 
 def first_key(settings: Settings) -> str | None:
