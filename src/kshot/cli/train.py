@@ -22,6 +22,7 @@ EXAMPLES = examples(
     "kshot train omniglot-protonet --set training.lr=5e-4      # a configuration that ships with kshot",
     "kshot train my.yaml --seed 1 --out runs/seed1",
     "kshot train --resume runs/mine",
+    "kshot train --init runs/mine --data asked/ --replay 0.5 --out runs/next",
 )
 
 
@@ -54,6 +55,13 @@ def command(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of initialisation and tasks.", show_default=False)] = None,
     device: Device = None,
+    init: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Go on with its learner on other data.", show_default=False)
+    ] = None,
+    replay: Annotated[
+        float | None,
+        typer.Option(help="With --init: the share of tasks that are of that run's own data.", show_default=False),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run where it stopped.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove the run in --out first.")] = False,
     data_dir: DataDir = None,
@@ -88,6 +96,10 @@ def command(
             context.meta[RESUME] = f"kshot train --resume {run_folder}"
             result = go_on(run_folder, flags, sets, data_dir)
         else:
+            if init is not None:
+                flags = go_on_from(init, replay, flags)
+            elif replay is not None:
+                raise ConfigError("expected --replay beside --init RUN, whose data is replayed: or say data.replay")
             resolved = resolve(config, flags, sets, resume=resume)
             run_folder = resolved["out"]
             context.meta[RESUME] = f"kshot train --resume {run_folder}"
@@ -133,6 +145,39 @@ def train(
     full = fill_in(checked, source).to_dict()
     output.say(yaml.safe_dump(full, sort_keys=False, allow_unicode=True, width=100).rstrip())
     return trainer.fit(), list(source.info.get("bad_files") or [])
+
+
+def go_on_from(init: str, replay: float | None, flags: dict[str, Any]) -> dict[str, Any]:
+    """The flags, with what a run says whose learner shall be trained further: how it reads examples, how its tasks
+    look, and what they were made of.
+
+    Args:
+        init: the run, or a saved learner.
+        replay: the share of tasks of its own data.
+
+    Raises:
+        ConfigError: a learner is named as well; nothing says what it was trained on.
+    """
+    from kshot.artifacts import from_pretrained
+    from kshot.learners import all_learners
+
+    if "learner" in flags or "backbone" in flags:
+        raise ConfigError("expected --init RUN or --learner, got both: the learner is the run's")
+    learner = from_pretrained(init)
+    spec = learner.provenance.get("source") or {}
+    name = next((key for key, cls in all_learners().items() if cls is type(learner)), None)
+    if name is None:
+        raise ConfigError(f"{init}: its {type(learner).__name__} is no learner of kshot's: go on with it in Python")
+    data = {key: spec[key] for key in ("way", "shot", "query") if key in spec} | flags.get("data", {})
+    if "name" in data and is_path(str(data["name"])) and learner.transform is not None:
+        data["options"] = {"transform": learner.transform.to_dict(), **data.get("options", {})}
+    if replay is not None:
+        if "name_or_path" not in spec:
+            raise ConfigError(f"{init}: nothing says what it was trained on, to be replayed: say data.replay")
+        sampling = ("way", "shot", "query", "sampling", "train", "val", "test", "replay", "data_dir")
+        data["replay"] = {**{k: v for k, v in spec.items() if k not in sampling}, "share": replay}
+    path = str(Path(init).expanduser().absolute()) if Path(init).expanduser().exists() else init
+    return {**flags, "init": path, "learner": {"name": name}, "data": data}
 
 
 def begun_in_python(run: Path) -> bool:

@@ -21,6 +21,7 @@ from kshot.tasks.meta_dataset import MetaDatasetTasks
 from kshot.tasks.options import Range
 from kshot.tasks.pooled import PoolTasks
 from kshot.tasks.regression import SPLIT_OPTIONS, FunctionTasks, make_family
+from kshot.tasks.replay import ReplayTasks
 from kshot.tasks.sequence_tasks import SequenceTasks, make_sequences
 from kshot.tasks.sequences import SEQUENCES, sequence_options
 from kshot.tasks.source import TaskSource
@@ -52,6 +53,7 @@ def load(
     train: Mapping[str, Any] | None = None,
     val: Mapping[str, Any] | None = None,
     test: Mapping[str, Any] | None = None,
+    replay: Mapping[str, Any] | None = None,
     data_dir: str | Path | None = None,
     **options: Any,
 ) -> TaskSource:
@@ -75,6 +77,8 @@ def load(
             `{"flip": 0.5, "shift": 0.1}`); and `labels`: "given"; or "umtra" or "cactus" for tasks that are made
             without looking at the labels, with the options of `UmtraTasks` (`augment` again) or of `CactusTasks`
             (`embedding`, `clusters`, `partitions`, `cluster_seed`).
+        replay: old training tasks among the new ones (`ReplayTasks`), of the same way, shot and query: the dataset, its
+            options and the share of old tasks: `{"name_or_path": "omniglot", "share": 0.5}`.
         data_dir: where the data is; by default $KSHOT_DATA.
         options: of the sampling (see above), of the dataset (`kshot.datasets.info(name)`), or of the family (its
             ranges, `functions` and `noise` for functions).
@@ -100,6 +104,8 @@ def load(
                     f"{name!r} is for training tasks alone, as val and test tasks {why}: say "
                     f"train=dict({name}={_jsonable(part[name])!r})"
                 )
+    if replay is not None:
+        return _replaying(name_or_path, replay, asked, overrides, data_dir)
     if isinstance(name_or_path, str) and name_or_path in FAMILIES:
         return _functions(name_or_path, asked, overrides)
     if isinstance(name_or_path, str) and name_or_path in SEQUENCES:
@@ -186,6 +192,40 @@ def _classes(
         example_shape=next(iter(splits.values())).example_shape,
         spec=_jsonable({**dataset.spec, **own, **overrides}),
         info=dataset.info,
+    )
+
+
+def _replaying(
+    name_or_path: str | Path | Dataset,
+    replay: Mapping[str, Any],
+    asked: dict[str, Any],
+    overrides: dict[str, dict[str, Any]],
+    data_dir: str | Path | None,
+) -> TaskSource:
+    other = dict(replay)
+    share, name = other.pop("share", 0.5), other.pop("name_or_path", None)
+    for what in (name_or_path, name):
+        if what is None or (isinstance(what, str) and what in (*FAMILIES, *SEQUENCES)):
+            raise ConfigError(
+                f"expected replay of a dataset among the tasks of another, got {what!r}: say "
+                'replay={"name_or_path": "omniglot", "share": 0.5}'
+            )
+    sampling = {key: asked[key] for key in _ALL if key in asked}
+    new = _classes(name_or_path, dict(asked), overrides, data_dir)
+    old = _classes(name, {**other, **sampling}, {k: v for k, v in overrides.items() if k == "train"}, data_dir)
+    train, before = new.train, old.train
+    assert isinstance(train, PoolTasks)
+    assert isinstance(before, PoolTasks)
+    splits = {**new.splits, "train": ReplayTasks(train, before, share)}
+    spec = {**new.spec, "replay": _jsonable({"name_or_path": name, **other, "share": share})}
+    info = {**new.info, "replay": old.info}
+    return TaskSource(
+        f"{new.name}+{old.name}",
+        splits,
+        transform=new.transform,
+        example_shape=new.example_shape,
+        spec=spec,
+        info=info,
     )
 
 

@@ -32,7 +32,7 @@ from kshot.tasks.unlabeled import UNLABELED_OPTIONS
 from kshot.training.optimizers import of_a_script
 from kshot.training.schema import Named, NamedBackbone, RunConfig, check_option, validate
 from kshot.training.trainer import Trainer
-from kshot.training.weights import begin_with, describe_weights
+from kshot.training.weights import begin_with, describe_weights, go_on_with
 from kshot.yaml_keys import assign, numbers, read_yaml
 
 __all__ = [
@@ -85,7 +85,7 @@ def build_source(config: RunConfig, data_dir: str | Path | None = None) -> TaskS
         data_dir: where local copies of the data lie; by default the configuration's own, else $KSHOT_DATA.
     """
     data = config.data
-    keys = ("way", "shot", "query", "sampling", *UNLABELED_OPTIONS, "train", "val", "test")
+    keys = ("way", "shot", "query", "sampling", *UNLABELED_OPTIONS, "train", "val", "test", "replay")
     given: dict[str, Any] = {key: getattr(data, key) for key in keys}
     given = {key: value for key, value in given.items() if value not in (None, {})}
     for key in given.keys() & data.options.keys():
@@ -102,6 +102,8 @@ def resolve(config: RunConfig, source: TaskSource) -> RunConfig:
         ConfigError: the backbone cannot take such examples.
         UnsupportedError: the learner is of sequences, and the tasks are not.
     """
+    if config.init is not None:
+        return config  # it is as it was made
     cls = _learner_class(config.learner.name)
     takes, learner = _parameters(cls), config.learner.options
     if cls.outputs == "bits" and source.kind != "sequence":  # without the sizes of a sequence it cannot even be made
@@ -136,6 +138,8 @@ def build_learner(config: RunConfig, source: TaskSource) -> Learner:
     Raises:
         ConfigError: its parts do not fit each other or the tasks; weights to begin with that have seen test classes.
     """
+    if config.init is not None:
+        return go_on_with(config.init, source)
     full = resolve(config, source)
     learner, weights = dict(full.learner.options), None if full.backbone is None else full.backbone.weights
     with seeded(full.training.seed):

@@ -33,6 +33,7 @@ from kshot.models.layout import channels_last
 from kshot.randomness import seeded
 from kshot.tasks.gather import Gatherer, views
 from kshot.tasks.pooled import PoolTasks
+from kshot.tasks.replay import ReplayTasks
 from kshot.tasks.split import TaskSplit
 from kshot.training.optimizers import make_schedule
 from kshot.training.step import resolve_device
@@ -320,7 +321,7 @@ def _examples(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Examples of all classes, each as likely as any other; step by step a hash of (seed, step, place). Where training
     tasks show views of them, so does this."""
-    assert isinstance(train, PoolTasks)
+    assert isinstance(train, (PoolTasks, ReplayTasks))
     pool = train.pool
     gather = Gatherer(pool, train.transform)
     row, owner = train.labelled_rows()

@@ -90,6 +90,7 @@ class Data(Section):
     train: Options = Field(default_factory=dict)
     val: Options = Field(default_factory=dict)
     test: Options = Field(default_factory=dict)
+    replay: Options = Field(default_factory=dict)
     options: Options = Field(default_factory=dict)
     data_dir: str | None = None
     skip_bad: bool = False
@@ -119,13 +120,15 @@ class Training(Section):
 
 
 class RunConfig(Section):
-    """All that makes a run: `learner`, `backbone`, `data`, `training`, `out`."""
+    """All that makes a run: `learner`, `backbone`, `data`, `training`, `out`; and `init`, where it goes on with the
+    learner of another run."""
 
     learner: Annotated[Named, BeforeValidator(_named)]
     backbone: Annotated[NamedBackbone, BeforeValidator(_named)] | None = None
     data: Annotated[Data, BeforeValidator(_named)]
     training: Training = Field(default_factory=Training)
     out: str | None = None
+    init: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, as YAML would have it; keys that say nothing left out."""

@@ -68,6 +68,18 @@ def begin_with(backbone: Backbone | None, path: str | Path, source: TaskSource, 
     return Frozen(backbone)
 
 
+def go_on_with(path: str | Path, source: TaskSource) -> Learner:
+    """The learner of a run, to be trained further on other tasks.
+
+    Raises:
+        ConfigError: there is no learner; it has seen test classes of the source, or what it has seen is not known.
+    """
+    learner = _saved(path, "init")
+    _check_unseen(learner, source, f"init: {path}")
+    learner.provenance = {"weights": describe_weights(path)}
+    return learner.train().requires_grad_(requires_grad=True)
+
+
 def describe_weights(path: str | Path) -> dict[str, Any]:
     """What a learner that begins with these weights carries along: where they are from, and what they took."""
     before = _saved(path).provenance
@@ -82,11 +94,11 @@ def seen_before(learner: Learner) -> Tensor | None:
     return None if not weights else seen_hashes(_saved(weights["path"]))[0]
 
 
-def _saved(path: str | Path) -> Learner:
+def _saved(path: str | Path, key: str = "backbone.weights") -> Learner:
     try:
         learner: Learner = from_pretrained(path)
     except KshotError as error:
-        raise ConfigError(f"backbone.weights: {error}") from error
+        raise ConfigError(f"{key}: {error}") from error
     return learner
 
 
