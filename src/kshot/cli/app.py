@@ -16,6 +16,7 @@ from kshot.cli import (
     keys,
     pipeline,
     predict,
+    promote,
     quickstart,
     report,
     reproduce,
@@ -46,7 +47,21 @@ app = typer.Typer(
     add_completion=False,
 )
 
-for module in (train, evaluate, compare, adapt, predict, serve, report, reproduce, quickstart, doctor, init, pipeline):
+for module in (
+    train,
+    evaluate,
+    compare,
+    adapt,
+    predict,
+    serve,
+    promote,
+    report,
+    reproduce,
+    quickstart,
+    doctor,
+    init,
+    pipeline,
+):
     name = module.__name__.rpartition(".")[2]
     app.command(name, epilog=module.EXAMPLES)(module.command)
 app.add_typer(data.app, name="data")

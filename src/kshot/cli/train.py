@@ -15,6 +15,7 @@ from kshot.errors import ConfigError, RunError
 from kshot.yaml_keys import assign, put
 
 if TYPE_CHECKING:
+    from kshot.learners.base import Learner
     from kshot.training import TrainResult
 
 EXAMPLES = examples(
@@ -169,8 +170,8 @@ def go_on_from(init: str, replay: float | None, flags: dict[str, Any]) -> dict[s
     if name is None:
         raise ConfigError(f"{init}: its {type(learner).__name__} is no learner of kshot's: go on with it in Python")
     data = {key: spec[key] for key in ("way", "shot", "query") if key in spec} | flags.get("data", {})
-    if "name" in data and is_path(str(data["name"])) and learner.transform is not None:
-        data["options"] = {"transform": learner.transform.to_dict(), **data.get("options", {})}
+    if "name" in data:
+        data["options"] = {**on_other_data(learner, str(data["name"])), **data.get("options", {})}
     if replay is not None:
         if "name_or_path" not in spec:
             raise ConfigError(f"{init}: nothing says what it was trained on, to be replayed: say data.replay")
@@ -178,6 +179,11 @@ def go_on_from(init: str, replay: float | None, flags: dict[str, Any]) -> dict[s
         data["replay"] = {**{k: v for k, v in spec.items() if k not in sampling}, "share": replay}
     path = str(Path(init).expanduser().absolute()) if Path(init).expanduser().exists() else init
     return {**flags, "init": path, "learner": {"name": name}, "data": data}
+
+
+def on_other_data(learner: Learner, data: str) -> dict[str, Any]:
+    """Options of data that a learner was not trained on, so that it is read as the learner's own was."""
+    return {"transform": learner.transform.to_dict()} if is_path(data) and learner.transform is not None else {}
 
 
 def begun_in_python(run: Path) -> bool:

@@ -26,6 +26,7 @@ from kshot.serving.door import Door
 from kshot.serving.http import problem_response
 from kshot.serving.openapi import document
 from kshot.serving.problems import InternalError, InvalidError, MethodError, NotFoundError, ProblemError
+from kshot.serving.promoting import look
 from kshot.serving.routes import feedback, operations, predictions, tasks, tenants
 from kshot.serving.service import Service
 
@@ -52,8 +53,9 @@ def _routes(service: Service) -> FastAPI:
             await asyncio.sleep(FLUSH_SECONDS)
             try:
                 await asyncio.to_thread(service.flush)
+                await look(service, app.state.changes)
             except Exception:
-                _log.exception("what was counted could not be written")
+                _log.exception("what was counted could not be written, or a promoted model not be looked for")
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -138,7 +138,7 @@ def choose(
     fitting: list[tuple[float, float, int, Choice]] = []
     least: tuple[float, str] | None = None
     for place, model in enumerate(models):
-        pace, limits = paces[model.name], model.learner
+        pace, limits = paces[model.digest], model.learner
         if (limits.way is not None and way > limits.way) or examples > (limits.max_support or examples):
             continue
         full = model.steps if steps is None else steps

@@ -209,6 +209,10 @@ class Changes:
         """A task's next version, of the examples and the model of an earlier one."""
         return await self._change(request, task, "rollback", None, target=number)
 
+    async def move(self, request: Request, task: TaskRow, model: ServedModel) -> Outcome:
+        """A task's next version, of the same examples, adapted with another model."""
+        return await self._change(request, task, "promote", None, model=model)
+
     async def remove(self, request: Request, task: TaskRow) -> None:
         """Deletes a task with all that is its own."""
 
@@ -227,29 +231,34 @@ class Changes:
         edit: Edit | None,
         *,
         target: int | None = None,
+        model: ServedModel | None = None,
     ) -> Outcome:
         """The next version of a task.
 
         Args:
             edit: of the examples, of the model and the task as they are.
             target: the version that the next one shall be like, in place of an edit.
+            model: that adapts it, in place of the one that did.
         """
         kept = await self._replayed(request)
         if kept is not None:
             return kept
         for left in reversed(range(TRIES)):
             began = time.perf_counter()
-            model, members = await self._members(task, task.version if target is None else target)
-            edited = Edited(members) if edit is None else edit(model, task, members)
+            adapter, members = await self._members(task, task.version if target is None else target)
+            if model is not None and adapter is model:
+                return Outcome(200, {}, task.id)  # another process was faster
+            adapter = model or adapter
+            edited = Edited(members) if edit is None else edit(adapter, task, members)
             members, removed = edited.members, edited.removed
             number = task.last_version + 1
             state, adaptation = await adapted_state(
-                self.service, request.principal, model, task, number, members, edited.pool
+                self.service, request.principal, adapter, task, number, members, edited.pool
             )
-            version = VersionRow(number, reason, model.digest, _numbers(members), state.info)
-            rows = kept_examples(self.service, model, task.id, members, adaptation, set(_numbers(edited.added)))
+            version = VersionRow(number, reason, adapter.digest, _numbers(members), state.info)
+            rows = kept_examples(self.service, adapter, task.id, members, adaptation, set(_numbers(edited.added)))
             sealed = self.service.vault.seal(encode(state), about_state(task.id))
-            said = {**_report(task, version, adaptation, began), "checking": self._unchecked(model)}
+            said = {**_report(task, version, adaptation, began), "checking": self._unchecked(adapter)}
             outcome = Outcome(200, said, task.id)
             change = _next(task, version, sealed, rows, removed, self.service.quotas(request.principal))
             try:
@@ -262,7 +271,7 @@ class Changes:
                 task = await self.service.task(request.principal, task.id)
                 continue
             if not outcome.replayed:
-                self._done(request, model, task, state, members)
+                self._done(request, adapter, task, state, members)
             if removed:
                 await self.service.parsing(self.service.database.erase)
             return outcome

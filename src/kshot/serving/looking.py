@@ -30,7 +30,7 @@ def about(service: Service, name: str) -> dict[str, Any]:
         "digest": model.digest,
         "learner": type(learner).__name__,
         "default": model is service.model(None),
-        "input": {"shape": learner.input_shape, "kind": "image" if service.readers[name].images else "array"},
+        "input": {"shape": learner.input_shape, "kind": "image" if service.readers[model.digest].images else "array"},
         "way": learner.way,
         "max_examples": learner.max_support,
         "options": list(learner.adapt_options),

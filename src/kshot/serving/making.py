@@ -59,9 +59,9 @@ async def adapted_state(
     if deadline is None:
         deadline = time.perf_counter() + service.settings.limits.wait_seconds
     adaptation: Adaptation = await service.compute(service.adaptations, order, principal, order.size, deadline)
-    if model.name in service.paces:
+    if model.digest in service.paces:
         steps = order.options.get("steps", model.steps)
-        service.paces[model.name].observe(len(members), steps, sum(adaptation.seconds.values()))
+        service.paces[model.digest].observe(len(members), steps, sum(adaptation.seconds.values()))
     numbers, y = [member.number for member in labelled], y[y >= 0]
     info = _findings(model, adaptation, labels, numbers)
     if len(labelled) < len(members):

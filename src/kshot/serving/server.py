@@ -19,6 +19,7 @@ from kshot.errors import ConfigError, MissingExtraError, RunError
 from kshot.serving.app import create_app
 from kshot.serving.calibration import calibration_of
 from kshot.serving.logs import set_up
+from kshot.serving.promoting import current_model
 from kshot.serving.served import ServedModel
 from kshot.serving.service import Service
 from kshot.serving.settings import Settings
@@ -110,6 +111,13 @@ def build(settings: Settings, models: Mapping[str, ServedModel] | None = None) -
     for model in models.values():
         calibrated(database, model, settings.calibration)
     service = Service(settings, models, database, vault)
+    with database.reading() as connection:
+        promoted = registry.current(connection)
+    for name, known in promoted.items():
+        if name in service.models and known.digest not in service.by_digest:
+            service.adopt(current_model(known))
+        elif name in service.models:
+            service.models[name] = service.by_digest[known.digest]
     service.measure()
     return service
 

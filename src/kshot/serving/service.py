@@ -64,7 +64,7 @@ class Service:
         self.settings, self.database, self.vault = settings, database, vault
         self.models = dict(models)
         self.by_digest = {model.digest: model for model in models.values()}
-        self.readers = {name: Reader(model.learner, settings.limits) for name, model in models.items()}
+        self.readers = {model.digest: Reader(model.learner, settings.limits) for model in models.values()}
         self.cache = StateCache(settings.cache_bytes)
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="kshot-reads")
         self.closing = False
@@ -97,7 +97,15 @@ class Service:
 
     def measure(self) -> None:
         """Learns how long adaptations take here, before there are any."""
-        self.paces = {name: Pace.measure(model) for name, model in self.models.items()}
+        self.paces = {digest: Pace.measure(model) for digest, model in self.by_digest.items()}
+
+    def adopt(self, model: ServedModel) -> None:
+        """Serves a model in place of the one of its name, whose tasks go on with it until they are adapted anew."""
+        self.readers[model.digest] = Reader(model.learner, self.settings.limits)
+        if self.paces:
+            self.paces[model.digest] = Pace.measure(model)
+        self.by_digest[model.digest] = model
+        self.models[model.name] = model
 
     def later(self, work: Coroutine[Any, Any, None]) -> None:
         """Does something for which no request waits; it is given up when the service is closed."""

@@ -26,7 +26,7 @@ async def feedback(http: HTTPRequest, task: str) -> Response:
     state = await service.state(row)
     x = None
     if asked.query is not None:
-        reader = service.readers[service.by_digest[state.digest].name]
+        reader = service.readers[state.digest]
         x = await service.read(reader, [document["query"]], "query")
     return answer(await changes_of(http).judge(request, row, state, asked.label, asked.predicted, x))
 

@@ -33,7 +33,7 @@ async def predict(http: HTTPRequest, task: str) -> Response:
     elif document.keys() != {"x"}:  # one array, the way of most requests, the reader checks alone
         schemas.parse(schemas.Example, document)
     state = await service.state(row)
-    reader = service.readers[service.by_digest[state.digest].name]
+    reader = service.readers[state.digest]
     _few_enough(service, len(queries))
     x = await service.read(reader, queries, "queries")
     found = await service.predict(principal, state, x, nearest=nearest, deadline=deadline)
@@ -60,7 +60,7 @@ async def adapt_predict(http: HTTPRequest) -> Response:
     budget, choice = fields["latency_ms"], choice_of(service, fields, examples)
     deadline = None if budget is None else began + budget / 1000
     given = await given_of(service, choice.model, examples, unlabeled)
-    asked = await service.read(service.readers[choice.model.name], queries, "queries")
+    asked = await service.read(service.readers[choice.model.digest], queries, "queries")
     if asked.shape[1:] != given.x.shape[1:]:
         raise InputError(
             f"expected queries of the shape of the examples, {list(given.x.shape[1:])}, got {list(asked.shape[1:])}"

@@ -86,7 +86,7 @@ async def given_of(
         raise InvalidError("expected examples, got none")
     labels = [label for label, _ in examples]
     check_labels(labels, service.settings.limits)
-    reader = service.readers[model.name]
+    reader = service.readers[model.digest]
     x = await service.read(reader, [item for _, item in examples], "examples")
     others = await service.read(reader, unlabeled, "unlabeled") if unlabeled else None
     if others is not None and others.shape[1:] != x.shape[1:]:

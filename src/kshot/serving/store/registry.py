@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import insert, select, update
@@ -20,6 +21,29 @@ def path_of(connection: Connection, name: str | None) -> str | None:
     """Where the current model of a name lies, or the one that came last; None where there is none."""
     query = select(models.c.path).where(models.c.current).order_by(models.c.created.desc())
     return connection.execute(query if name is None else query.where(models.c.name == name)).scalars().first()
+
+
+@dataclass(frozen=True)
+class Known:
+    """A model as the database knows it."""
+
+    digest: str
+    name: str
+    path: str
+    info: dict[str, Any]
+
+
+def current(connection: Connection) -> dict[str, Known]:
+    """By name the models that new tasks get."""
+    rows = connection.execute(select(models).where(models.c.current))
+    return {row.name: Known(row.digest, row.name, row.path, row.info) for row in rows}
+
+
+def promote(connection: Connection, *, digest: str, name: str, path: str, info: dict[str, Any]) -> None:
+    """Makes a model the one that new tasks of its name get, whether or not it was known before."""
+    add(connection, digest=digest, name=name, path=path, info=info)
+    connection.execute(update(models).where(models.c.name == name).values(current=False))
+    connection.execute(update(models).where(models.c.digest == digest).values(current=True, path=path, info=info))
 
 
 def add(connection: Connection, *, digest: str, name: str, path: str, info: dict[str, Any]) -> None:

@@ -44,6 +44,17 @@ def page(connection: Connection, tenant: str, after: tuple[float, str] | None, l
     return [TaskRow(*row) for row in rows]
 
 
+def behind(connection: Connection, model: str, digest: str, after: str, limit: int) -> list[TaskRow]:
+    """Tasks of a model's name whose state is another model's than the one with this digest, by their ids.
+
+    Args:
+        after: the id after which to go on.
+    """
+    query = select(*_TASK).join(states, states.c.task == tasks.c.id)
+    query = query.where(tasks.c.model == model, states.c.digest != digest, tasks.c.id > after)
+    return [TaskRow(*row) for row in connection.execute(query.order_by(tasks.c.id).limit(limit))]
+
+
 def load_states(connection: Connection, ids: Iterable[str]) -> dict[str, tuple[int, str, bytes]]:
     """The version, the model's digest and the sealed state of tasks."""
     rows = connection.execute(select(states).where(states.c.task.in_(list(ids))))

@@ -1,0 +1,100 @@
+"""`kshot promote`: a refined learner takes the place of the one that is served, if it is better and has not forgotten."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kshot.cli.options import Json, examples
+from kshot.cli.output import Output
+from kshot.errors import ConfigError, RunError
+
+if TYPE_CHECKING:
+    from kshot.learners.base import Learner
+
+EXAMPLES = examples(
+    "kshot promote runs/next --over runs/mine --data asked/               # only says whether it may",
+    "kshot promote runs/next --over runs/mine --data asked/ --name mine --database sqlite:///kshot.db",
+)
+
+
+def command(
+    candidate: Annotated[str, typer.Argument(metavar="CANDIDATE", help="The run that is to be served.")],
+    over: Annotated[str, typer.Option(help="The run that is served now.")],
+    data: Annotated[str, typer.Option(help="What was asked of late (kshot data from-server): its test classes.")],
+    tasks: Annotated[int, typer.Option(min=2, help="Unseen tasks of each kind.")] = 600,
+    tolerance: Annotated[float, typer.Option(help="Points of accuracy that the old tasks may lose.")] = 0.5,
+    seed: Annotated[int, typer.Option(help="Of the tasks.")] = 1,
+    name: Annotated[
+        str | None, typer.Option(help="The name that it is served by; by default that of --over.", show_default=False)
+    ] = None,
+    database: Annotated[
+        str | None, typer.Option(help="The server's: where it is noted. Without, nothing is.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare a refined run with the one that is served, on new and on old unseen tasks; serve it if it may be.
+
+    It may if it is better on the new tasks, with an interval above zero, and loses no more than the tolerance on the
+    old. A running server finds it within seconds, adapts its tasks anew, and keeps the old model for rollback.
+    """
+    from kshot.artifacts import load_learner
+    from kshot.cli.train import on_other_data
+    from kshot.evaluation.promotion import promotion
+    from kshot.tasks import load
+
+    output = Output(as_json)
+    with output.alone():
+        served, _ = load_learner(over)
+        refined, digest = load_learner(candidate)
+        spec = served.provenance.get("source") or {}
+        if "name_or_path" not in spec:
+            raise ConfigError(f"{over}: nothing says what it was trained on, so that nobody can tell what is forgotten")
+        sizes = {key: spec[key] for key in ("way", "shot", "query") if key in spec}
+        new = load(data, **sizes, **on_other_data(served, data)).test
+        found = promotion(refined, served, new, load(**spec).test, tasks=tasks, seed=seed, tolerance=tolerance / 100)
+        output.table(
+            ["accuracy", "served", "candidate", "difference"],
+            [
+                ["new tasks", f"{found.new[0]:.2%}", f"{found.new[1]:.2%}", f"{found.gain:+.2%}"],
+                ["old tasks", f"{found.old[0]:.2%}", f"{found.old[1]:.2%}", f"{found.change:+.2%}"],
+            ],
+        )
+        output.say("± is half of the 95% interval over tasks, of the differences task by task.")
+        output.result({"candidate": candidate, "over": over, **found.to_dict()})
+        if not found.promoted:
+            raise RunError(f"{candidate} is not promoted: {'; '.join(found.problems)}")
+        if database is None:
+            output.say(f"{candidate} may take the place of {over}: say --database to have it served")
+            return
+        _note(database, refined, candidate, digest, name or Path(over).name)
+        output.say(f"{candidate} is served as {name or Path(over).name} from now on; {over} stays for rollback")
+
+
+def _note(database: str, learner: Learner, path: str, digest: str, name: str) -> None:
+    """Writes it down for the servers of a database."""
+    from kshot.serving.calibration import calibration_of
+    from kshot.serving.served import ServedModel
+    from kshot.serving.store import registry
+    from kshot.serving.store.database import Database
+    from kshot.serving.store.migrate import migrate
+
+    where = str(Path(path).expanduser().absolute()) if Path(path).expanduser().exists() else path
+    model = ServedModel.load(where, name)
+    info: dict[str, Any] = {"calibration": calibration_of(model)[0]}
+    opened = Database(database)
+    try:
+        migrate(opened)
+        with opened.reading() as connection:
+            known = registry.current(connection)
+        if name not in known:
+            raise ConfigError(
+                f"the servers of {database} know no model {name!r}, but {', '.join(sorted(known)) or 'none'}: say --name"
+            )
+        opened.write(
+            lambda connection: registry.promote(connection, digest=digest, name=name, path=where, info=info)
+        ).result()
+    finally:
+        opened.close()

@@ -1,0 +1,123 @@
+"""Whether a refined learner may take the place of the one that it was refined from: better on the new tasks, and on the
+old ones no worse."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from kshot.errors import UnsupportedError
+from kshot.evaluation.evaluate import Evaluation, evaluate
+from kshot.evaluation.unseen import unseen_split
+from kshot.learners.base import Learner
+from kshot.metrics import Interval, interval, paired_difference
+from kshot.tasks.split import TaskSplit
+
+TOLERANCE = 0.005
+"""Half a point of accuracy: as much as may be lost on the old tasks."""
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """A candidate beside the learner that is served, on the same unseen tasks.
+
+    Attributes:
+        new, old: accuracies of the served learner and of the candidate, on new tasks and on old ones.
+        gain: on the new tasks, candidate less served, task by task.
+        change: on the old tasks, likewise: below zero, something was forgotten.
+        tolerance: how much may be forgotten.
+        tasks: of each kind.
+    """
+
+    new: tuple[Interval, Interval]
+    old: tuple[Interval, Interval]
+    gain: Interval
+    change: Interval
+    tolerance: float
+    tasks: int
+
+    @property
+    def problems(self) -> list[str]:
+        """Why it is not promoted; nothing where it is."""
+        found = []
+        if self.gain.low <= 0:
+            found.append(f"it is not surely better on the new tasks: {_points(self.gain)}")
+        if self.change.mean < -self.tolerance:
+            found.append(
+                f"it forgets: {_points(self.change)} on the old tasks, where at most {100 * self.tolerance:.1f} may be "
+                "lost: train it with a larger share of them (--replay)"
+            )
+        return found
+
+    @property
+    def promoted(self) -> bool:
+        """Whether it may take the other's place."""
+        return not self.problems
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {
+            "promoted": self.promoted,
+            "problems": self.problems,
+            "tasks": self.tasks,
+            "tolerance": self.tolerance,
+            "new": {"served": self.new[0].to_dict(), "candidate": self.new[1].to_dict(), "gain": self.gain.to_dict()},
+            "old": {
+                "served": self.old[0].to_dict(),
+                "candidate": self.old[1].to_dict(),
+                "change": self.change.to_dict(),
+            },
+        }
+
+
+def promotion(
+    candidate: Learner,
+    served: Learner,
+    new: TaskSplit,
+    old: TaskSplit,
+    *,
+    tasks: int = 600,
+    seed: int = 1,
+    tolerance: float = TOLERANCE,
+) -> Promotion:
+    """Scores both learners on the same tasks of classes that neither has seen.
+
+    Args:
+        candidate, served: of classes.
+        new: of what was asked of late, its `test` split.
+        old: of what the served learner was trained on, its `test` split.
+        tasks: of each.
+        seed: of the tasks.
+        tolerance: how much accuracy may be lost on the old ones.
+
+    Raises:
+        UnsupportedError: they are not for classes.
+        OverlappingSplitsError: one has seen classes of a split.
+    """
+    if new.kind != "classification" or old.kind != "classification":
+        raise UnsupportedError("expected tasks of classes: whether a learner of values forgets is measured by hand")
+    found: dict[str, tuple[Evaluation, Evaluation]] = {}
+    for name, split in (("new", new), ("old", old)):
+        # The classes that the one may be judged on are the other's, too: both get the same tasks.
+        same, _ = unseen_split(served, split, allow_seen=False)
+        a, b = (evaluate(one, same, tasks, seed=seed, baselines=False) for one in (served, candidate))
+        if not torch.equal(a.class_ids, b.class_ids):
+            raise UnsupportedError(
+                f"the {name} tasks of the two differ: one has seen some of their classes. Load data that neither saw"
+            )
+        found[name] = (a, b)
+    (new_served, new_candidate), (old_served, old_candidate) = found["new"], found["old"]
+    return Promotion(
+        (interval(new_served.scores), interval(new_candidate.scores)),
+        (interval(old_served.scores), interval(old_candidate.scores)),
+        paired_difference(new_candidate.scores, new_served.scores),
+        paired_difference(old_candidate.scores, old_served.scores),
+        tolerance,
+        tasks,
+    )
+
+
+def _points(difference: Interval) -> str:
+    return f"{100 * difference.mean:+.2f} points (95% interval {100 * difference.low:+.2f} to {100 * difference.high:+.2f})"

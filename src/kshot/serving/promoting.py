@@ -1,0 +1,74 @@
+"""A model takes the place of another while both are served: found in the database, loaded, and the tasks moved to it.
+
+The one that it replaces stays loaded: versions that it made are rolled back to with it, and tasks that cannot be
+adapted again (their features alone are kept) go on with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from kshot.errors import KshotError
+from kshot.serving.changing import Changes, Request
+from kshot.serving.problems import ProblemError
+from kshot.serving.served import ServedModel
+from kshot.serving.service import Service
+from kshot.serving.store import access, registry, tasks
+from kshot.serving.store.registry import Known
+from kshot.serving.store.rows import Principal
+
+TOGETHER = 16
+"""Tasks that are moved at the same time: they are adapted in one batch, behind what tenants ask for."""
+
+_log = logging.getLogger("kshot.serving")
+
+
+def current_model(known: Known) -> ServedModel:
+    """The model of a row of the registry.
+
+    Raises:
+        KshotError: it cannot be loaded, or is another one by now.
+    """
+    model = ServedModel.load(known.path, known.name)
+    if model.digest != known.digest:
+        raise KshotError(f"the model in {known.path} is not the one that was promoted: promote it again")
+    model.calibration = known.info.get("calibration", {})
+    return model
+
+
+async def look(service: Service, changes: Changes) -> None:
+    """Serves what was promoted since the last look, and moves the tasks to it."""
+    found = await service.reading(registry.current)
+    for name, known in found.items():
+        if name not in service.models or service.models[name].digest == known.digest:
+            continue
+        try:
+            model = service.by_digest.get(known.digest) or await asyncio.to_thread(current_model, known)
+        except KshotError as error:
+            _log.error("not promoted", extra={"model": name, "reason": str(error)})
+            continue
+        service.adopt(model)
+        _log.info("promoted", extra={"model": name, "digest": model.digest})
+        service.later(move_all(service, changes, model))
+
+
+async def move_all(service: Service, changes: Changes, model: ServedModel) -> None:
+    """Adapts the tasks of a model's name anew that an earlier one adapted."""
+    after, moved, left = "", 0, 0
+    while rows := await service.reading(tasks.behind, model.name, model.digest, after, TOGETHER):
+        requests = [Request(Principal(None, row.tenant, access.SCOPES), "promote") for row in rows]
+        done = await asyncio.gather(
+            *(changes.move(request, row, model) for request, row in zip(requests, rows, strict=True)),
+            return_exceptions=True,
+        )
+        for row, result in zip(rows, done, strict=True):
+            if isinstance(result, ProblemError):
+                left += 1  # its features alone are kept, or somebody changed it: it stays as it is
+            elif isinstance(result, BaseException):
+                _log.error("not moved", extra={"task": row.id, "reason": repr(result)})
+                left += 1
+            else:
+                moved += 1
+        after = rows[-1].id
+    _log.info("tasks moved", extra={"model": model.name, "moved": moved, "left": left})
