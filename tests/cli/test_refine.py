@@ -1,4 +1,4 @@
-"""A learner trained further on what was asked, with its old tasks among the new: `kshot train --init`."""
+"""A learner trained further on what was asked, its old tasks among the new (`kshot train --init`), and promoted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ from cli_helpers import Kshot
 from PIL import Image
 
 import kshot as library
-from kshot.artifacts import from_pretrained
+from kshot.artifacts import from_pretrained, load_learner
+from kshot.evaluation.promotion import Promotion
+from kshot.metrics import Interval
+from kshot.serving.store import registry
+from kshot.serving.store.database import Database
+from kshot.serving.store.migrate import migrate
 
 
 @pytest.fixture
@@ -63,3 +68,35 @@ def test_what_cannot_go_on(run: str, asked: str, kshot: Kshot) -> None:
     assert "expected --replay beside --init RUN" in alone
     assert "there is no" in kshot("train", "--init", "runs/none", "--data", asked, code=1).stderr
     assert "between 0 and 1" in kshot("train", "--init", run, "--data", asked, "--replay", 2, code=2).stderr
+
+
+def test_a_candidate_that_is_no_better_is_not_promoted(run: str, asked: str, kshot: Kshot) -> None:
+    refused = kshot("promote", run, "--over", run, "--data", asked, "--tasks", 5, code=1)
+    assert "new tasks" in refused.stdout
+    assert f"{run} is not promoted: it is not surely better on the new tasks: +0.00 points" in refused.stderr
+    assert "there is no" in kshot("promote", "runs/none", "--over", run, "--data", asked, code=1).stderr
+
+
+def test_one_that_is_better_is_noted_for_the_servers(
+    run: str, asked: str, kshot: Kshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sure = Interval(0.1, 0.01, 5)
+
+    def better(*_: object, tasks: int, tolerance: float, **__: object) -> Promotion:
+        return Promotion((sure, sure), (sure, sure), sure, sure, tolerance, tasks)
+
+    monkeypatch.setattr("kshot.evaluation.promotion.promotion", better)
+    words = ("promote", run, "--over", run, "--data", asked, "--tasks", 5)
+    assert "say --database to have it served" in kshot(*words).stdout
+    database = Database("sqlite:///kshot.db")
+    migrate(database)
+    refused = kshot(*words, "--database", "sqlite:///kshot.db", code=2).stderr
+    assert "know no model 'old', but none: say --name" in refused
+    database.write(lambda c: registry.add(c, digest="0" * 64, name="mine", path="elsewhere", info={})).result()
+    said = kshot(*words, "--database", "sqlite:///kshot.db", "--name", "mine").stdout
+    assert "is served as mine from now on" in said
+    with database.reading() as connection:
+        known = registry.current(connection)["mine"]
+    database.close()
+    assert known.path == str(Path(run).absolute())
+    assert known.digest == load_learner(run)[1]

@@ -1,4 +1,4 @@
-"""`kshot promote`: a refined learner takes the place of the one that is served, if it is better and has not forgotten."""
+"""`kshot promote`: a refined learner takes the place of the served one, if it is better and has not forgotten."""
 
 from __future__ import annotations
 
@@ -90,9 +90,8 @@ def _note(database: str, learner: Learner, path: str, digest: str, name: str) ->
         with opened.reading() as connection:
             known = registry.current(connection)
         if name not in known:
-            raise ConfigError(
-                f"the servers of {database} know no model {name!r}, but {', '.join(sorted(known)) or 'none'}: say --name"
-            )
+            there = ", ".join(sorted(known)) or "none"
+            raise ConfigError(f"the servers of {database} know no model {name!r}, but {there}: say --name")
         opened.write(
             lambda connection: registry.promote(connection, digest=digest, name=name, path=where, info=info)
         ).result()

@@ -63,12 +63,8 @@ class Promotion:
             "problems": self.problems,
             "tasks": self.tasks,
             "tolerance": self.tolerance,
-            "new": {"served": self.new[0].to_dict(), "candidate": self.new[1].to_dict(), "gain": self.gain.to_dict()},
-            "old": {
-                "served": self.old[0].to_dict(),
-                "candidate": self.old[1].to_dict(),
-                "change": self.change.to_dict(),
-            },
+            "new": {**_both(self.new), "gain": self.gain.to_dict()},
+            "old": {**_both(self.old), "change": self.change.to_dict()},
         }
 
 
@@ -119,5 +115,10 @@ def promotion(
     )
 
 
+def _both(accuracies: tuple[Interval, Interval]) -> dict[str, Any]:
+    return {"served": accuracies[0].to_dict(), "candidate": accuracies[1].to_dict()}
+
+
 def _points(difference: Interval) -> str:
-    return f"{100 * difference.mean:+.2f} points (95% interval {100 * difference.low:+.2f} to {100 * difference.high:+.2f})"
+    low, high = 100 * difference.low, 100 * difference.high
+    return f"{100 * difference.mean:+.2f} points (95% interval {low:+.2f} to {high:+.2f})"
