@@ -83,24 +83,29 @@ def test_nothing_is_checked_where_that_is_not_wanted(
         assert server.http.get(f"/v1/tasks/{made['id']}", headers=server.key).json()["leave_one_out"] is None
 
 
+def paces(server: Server, characters: Pace, maml: Pace) -> dict[str, Pace]:
+    models = server.service.models
+    return {models["characters"].digest: characters, models["maml"].digest: maml}
+
+
 def test_what_a_budget_chooses(both: Server, letters: Letters) -> None:
     service = both.service
-    service.paces = {"characters": Pace(20.0, 0.0), "maml": Pace(10.0, 0.0, 0.4)}  # 10 s, and 10 more a step
+    service.paces = paces(both, Pace(20.0, 0.0), Pace(10.0, 0.0, 0.4))  # 10 s, and 10 more a step
     service.models["maml"].calibration = {"shots": {"5": {"accuracy": 0.99}}}
     made = both.create(letters.examples, latency_ms=1_000_000)
     assert (made["model"], made["chosen"]["steps"]) == ("maml", 4), "it fits, and was the most accurate"
     assert made["chosen"]["latency_ms"] == 1_000_000
-    service.paces = {"characters": Pace(20.0, 0.0), "maml": Pace(10.0, 0.0, 0.4)}
+    service.paces = paces(both, Pace(20.0, 0.0), Pace(10.0, 0.0, 0.4))
     made = both.create(letters.examples, latency_ms=35_000)
     assert (made["model"], made["chosen"].get("steps")) == ("characters", None), "with all that it does"
     assert made["chosen"]["expected_ms"] == pytest.approx(20_000, rel=0.2)
-    service.paces = {"characters": Pace(500.0, 0.0), "maml": Pace(10.0, 0.0, 0.4)}
+    service.paces = paces(both, Pace(500.0, 0.0), Pace(10.0, 0.0, 0.4))
     made = both.create(letters.examples, latency_ms=35_000)
     assert (made["model"], made["chosen"]["steps"]) == ("maml", 2), "with as many steps as fit"
     # Its later versions take them, too.
     listed = both.http.get(f"/v1/tasks/{made['id']}/versions", headers=both.key).json()["versions"]
     assert len(listed) == 1
-    service.paces = {"characters": Pace(500.0, 0.0), "maml": Pace(10.0, 0.0, 0.4)}
+    service.paces = paces(both, Pace(500.0, 0.0), Pace(10.0, 0.0, 0.4))
     body = {"examples": letters.examples, "latency_ms": 12_000}
     answer = both.http.post("/v1/tasks", json=body, headers=both.key)
     assert answer.status_code == 422
@@ -136,9 +141,9 @@ def test_budgets_by_themselves(model: ServedModel, maml: ServedModel) -> None:
         measured.observe(25, 4, 3 * before)
     assert 2.5 * before < measured.expect(25, 4) < 3.1 * before, "it learns that the machine is slower by now"
     with pytest.raises(BudgetError, match="none of the models that are served takes 30 examples of 6 classes"):
-        choose([maml], {maml.name: measured}, 10, 0, 30, 6)
+        choose([maml], {maml.digest: measured}, 10, 0, 30, 6)
     with pytest.raises(BudgetError, match="at least about"):
-        choose([model], {model.name: Pace(0.01, 0)}, 0.05, 0.045, 5, 5)
+        choose([model], {model.digest: Pace(0.01, 0)}, 0.05, 0.045, 5, 5)
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,9 @@ async def look(service: Service, changes: Changes) -> None:
         if name not in service.models or service.models[name].digest == known.digest:
             continue
         try:
-            model = service.by_digest.get(known.digest) or await asyncio.to_thread(current_model, known)
+            model = service.by_digest.get(known.digest)
+            if model is None:
+                model = await asyncio.to_thread(current_model, known)
         except KshotError as error:
             _log.error("not promoted", extra={"model": name, "reason": str(error)})
             continue
