@@ -154,6 +154,24 @@ def test_questions_that_come_together_are_one_read() -> None:
     asyncio.run(ask())
 
 
+def test_what_nobody_waits_for_comes_last_and_alone() -> None:
+    async def ask() -> None:
+        held = Held(room=100, batch=3)
+        first = await held.begin()
+        idle = [asyncio.ensure_future(held.lane.do_when_idle(f"idle {i}", tenant="a")) for i in range(2)]
+        await asyncio.sleep(0)
+        others = [asyncio.ensure_future(held.lane.do(f"b{i}", tenant="b")) for i in range(4)]
+        await asyncio.sleep(0)
+        held.let.set()
+        await asyncio.gather(first, *others, *idle)
+        held.lane.close()
+        assert held.batches == [["first"], ["b0", "b1", "b2"], ["b3"], ["idle 0"], ["idle 1"]]
+        with pytest.raises(BusyError):
+            await held.lane.do_when_idle("late", tenant="a")
+
+    asyncio.run(ask())
+
+
 @given(st.sets(st.integers(1, 200)))
 def test_ranges_of_numbers(numbers: set[int]) -> None:
     assert unpack(pack(numbers)) == sorted(numbers)

@@ -1,7 +1,7 @@
 """How good a task is whose learner adapts whole networks: found out when it is answered already.
 
 Leaving out each example would cost as many adaptations as there are examples. Instead they are left out in a few parts,
-class by class; each part is an adaptation in the tenant's own line, behind what anybody waits for.
+class by class; each part is an adaptation whose turn comes when there is nothing that anybody waits for.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ async def _held_out(
         left = torch.ones(len(targets), dtype=torch.bool)
         left[part] = False
         order = Order(model, model.normalise(x[left]), targets[left], way, options=options, check=False)
-        adaptation: Adaptation = await service.compute(service.adaptations, order, principal, order.size, None)
+        adaptation: Adaptation = await service.compute_when_idle(order, principal)
         without = State(
             "", 0, model.digest, adaptation.adapted, adaptation.classes, state.labels, [], targets[left],
             adaptation.embedding, {"temperature": state.info.get("temperature", 1.0)},

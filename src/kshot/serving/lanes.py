@@ -1,7 +1,8 @@
 """A thread that computes for many tenants at once.
 
 Jobs wait in a line for each tenant. A batch takes one job from each line in turn, so that a tenant that asks for much
-waits behind its own jobs and not others behind them. What does not fit into the waiting room is refused at once: a
+waits behind its own jobs and not others behind them. What nobody waits for is run one by one, when there is nothing
+else to do. What does not fit into the waiting room is refused at once: a
 queue that grows only makes everyone late.
 """
 
@@ -67,12 +68,28 @@ class Lane(Generic[Work]):
     ) -> None:
         self._run, self.room, self.batch, self._done = run, room, batch, done
         self._lines: OrderedDict[str, deque[_Job[Work]]] = OrderedDict()
+        self._idle: deque[_Job[Work]] = deque()
         self._condition = threading.Condition()
         self._closed = False
         self._pace = 0.0  # seconds for a unit of size, a running mean
         self.waiting = 0
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
+
+    async def do_when_idle(self, work: Work, *, tenant: str, size: int = 1) -> Any:
+        """The result of a job for which nobody waits: it takes no room, and its turn comes when no other job waits.
+
+        Raises:
+            BusyError: the lane is closed.
+        """
+        loop = asyncio.get_running_loop()
+        job = _Job(work, tenant, size, None, loop.create_future(), loop)
+        with self._condition:
+            if self._closed:
+                raise BusyError(0.1)
+            self._idle.append(job)
+            self._condition.notify()
+        return await job.future
 
     async def do(self, work: Work, *, tenant: str, size: int = 1, deadline: float | None = None) -> Any:
         """The result of a job.
@@ -107,17 +124,21 @@ class Lane(Generic[Work]):
         """Finishes what waits, and takes nothing more."""
         with self._condition:
             self._closed = True
+            self._idle.clear()
             self._condition.notify()
         self._thread.join()
 
     def _work(self) -> None:
         while True:
             with self._condition:
-                while not self._lines and not self._closed:
+                while not self._lines and not self._idle and not self._closed:
                     self._condition.wait()
-                if not self._lines:
+                if self._lines:
+                    jobs = self._take()
+                elif self._idle:
+                    jobs = [self._idle.popleft()]
+                else:
                     return
-                jobs = self._take()
             self._compute(jobs)
 
     def _take(self) -> list[_Job[Work]]:

@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 from torch import Tensor
 
 from kshot.errors import suggest
-from kshot.serving.adapting import adapt_together
+from kshot.serving.adapting import Adaptation, Order, adapt_together
 from kshot.serving.budgets import Choice, Pace, choose
 from kshot.serving.health import Watch
 from kshot.serving.inputs import Reader
@@ -274,6 +274,11 @@ class Service:
             ) from None
         except LateError:
             raise DeadlineError("the deadline passed before the server came to it: ask for longer, or less") from None
+
+    async def compute_when_idle(self, order: Order, principal: Principal) -> Adaptation:
+        """An adaptation for which nobody waits; what the learner raises comes from here."""
+        found: Adaptation = await self.adaptations.do_when_idle(order, tenant=principal.tenant, size=order.size)
+        return found
 
     async def read(self, reader: Reader, items: Sequence[Any], what: str) -> Tensor:
         """Examples of a request as they are stored: arrays at once, files in a thread, where decoding them keeps no
