@@ -14,6 +14,7 @@ from serving_toys import Letters, Server
 from kshot.artifacts import load_learner
 from kshot.serving.app import FLUSH_SECONDS
 from kshot.serving.served import ServedModel
+from kshot.serving.service import Service
 from kshot.serving.store import registry
 from kshot.serving.store.database import Database
 
@@ -89,3 +90,18 @@ def test_tasks_of_which_features_are_kept_stay_with_their_model(
     more = server.http.post(f"/v1/tasks/{made}/examples", json={"examples": letters.examples[:1]}, headers=server.key)
     assert more.status_code == 200, "with the model that it is of"
     assert FLUSH_SECONDS > 1
+
+
+def test_a_promotion_while_no_server_runs_is_made_up_for(
+    database: Database, model: ServedModel, refined: str, tmp_path: Path, letters: Letters
+) -> None:
+    with Server(database, {"characters": model}, tmp_path, retention="raw").running() as server:
+        made, back, key = server.create(letters.examples)["id"], server.create(letters.examples)["id"], server.key
+        assert server.http.post(f"/v1/tasks/{back}/rollback", json={"version": 1}, headers=key).json()["version"] == 2
+    later = Server.__new__(Server)
+    later.database, later.key = database, key
+    later.service = Service(server.service.settings, {"characters": model}, database, server.service.vault)
+    later.service.adopt(ServedModel.load(refined, "characters"))
+    with later.running() as again:
+        until(lambda: again.http.get(f"/v1/tasks/{made}", headers=key).json()["version"] == 2)
+        assert again.http.get(f"/v1/tasks/{back}", headers=key).json()["version"] == 2, "it was taken back on purpose"

@@ -26,7 +26,7 @@ from kshot.serving.door import Door
 from kshot.serving.http import problem_response
 from kshot.serving.openapi import document
 from kshot.serving.problems import InternalError, InvalidError, MethodError, NotFoundError, ProblemError
-from kshot.serving.promoting import look
+from kshot.serving.promoting import look, move_all
 from kshot.serving.routes import feedback, operations, predictions, tasks, tenants
 from kshot.serving.service import Service
 
@@ -47,7 +47,6 @@ def create_app(service: Service) -> ASGIApp:
 
 
 def _routes(service: Service) -> FastAPI:
-
     async def flushing() -> None:
         while True:
             await asyncio.sleep(FLUSH_SECONDS)
@@ -60,6 +59,8 @@ def _routes(service: Service) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         task = asyncio.create_task(flushing())
+        for model in service.models.values():  # a move that an earlier process began, or could not begin
+            service.later(move_all(service, app.state.changes, model))
         yield
         task.cancel()
         await service.give_up()

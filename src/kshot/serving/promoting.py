@@ -73,4 +73,5 @@ async def move_all(service: Service, changes: Changes, model: ServedModel) -> No
             else:
                 moved += 1
         after = rows[-1].id
-    _log.info("tasks moved", extra={"model": model.name, "moved": moved, "left": left})
+    if moved or left:
+        _log.info("tasks moved", extra={"model": model.name, "moved": moved, "left": left})

@@ -45,13 +45,16 @@ def page(connection: Connection, tenant: str, after: tuple[float, str] | None, l
 
 
 def behind(connection: Connection, model: str, digest: str, after: str, limit: int) -> list[TaskRow]:
-    """Tasks of a model's name whose state is another model's than the one with this digest, by their ids.
+    """Tasks of a model's name whose state is another model's than the one with this digest, by their ids; but not those
+    that somebody took back to it.
 
     Args:
         after: the id after which to go on.
     """
     query = select(*_TASK).join(states, states.c.task == tasks.c.id)
+    query = query.join(versions, and_(versions.c.task == tasks.c.id, versions.c.number == tasks.c.version))
     query = query.where(tasks.c.model == model, states.c.digest != digest, tasks.c.id > after)
+    query = query.where(versions.c.reason != "rollback")
     return [TaskRow(*row) for row in connection.execute(query.order_by(tasks.c.id).limit(limit))]
 
 
