@@ -15,6 +15,7 @@ learner: {choose: auto, candidates: [{name: protonet}, {name: maml, inner_lr: 0.
 backbone: {name: conv4, channels: 4}
 training: {steps: 4, meta_batch: 2, val_every: 2, val_tasks: 10}
 validate: {tasks: 6}
+deploy: {tolerance: 100, settings: {calibration: 4}}
 """
 
 
@@ -43,6 +44,8 @@ EVERY = [
     "Meta-train",
     "Validate on unseen tasks",
     "Report",
+    "Deploy",
+    "Monitor",
 ]
 
 
@@ -78,7 +81,7 @@ def test_a_project(kshot: Kshot, project: Path, images: Path) -> None:
     assert "anil, as the project says" in other.stdout
     assert Path("runs/p/run.1/learner/config.json").is_file()
 
-    assert done(kshot("pipeline", "--from", "report").stdout) == ["Report"]
+    assert done(kshot("pipeline", "--from", "report").stdout) == ["Report", "Deploy", "Monitor"]
     result = kshot("pipeline", "--from", "reprot", code=2)
     assert "there is no step 'reprot' to begin from. Did you mean 'report'?" in result.stderr
 

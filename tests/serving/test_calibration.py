@@ -16,8 +16,8 @@ from kshot.serving.calibration import (
     log_distances,
     reference,
 )
+from kshot.serving.registering import calibrated
 from kshot.serving.served import ServedModel
-from kshot.serving.server import calibrated
 from kshot.serving.store.database import Database
 
 

@@ -103,8 +103,8 @@ def from_server(
     It opens the server's database with its master key, so it runs where the server does. What it writes are its
     tenants' images: keep them as carefully.
     """
-    from kshot.serving.gathering import gather
-    from kshot.serving.server import check_there, is_inverted, open_store
+    from kshot.serving.gathering import check_there, gather, is_inverted
+    from kshot.serving.server import open_store
     from kshot.serving.settings import load_settings
 
     output = Output(as_json)

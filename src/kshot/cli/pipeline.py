@@ -1,4 +1,4 @@
-"""`kshot pipeline`: walks the steps of a project, from the definition of its tasks to the report."""
+"""`kshot pipeline`: walks the steps of a project, from the definition of its tasks to its server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def command(
         typer.Option(
             "--from",
             metavar="STEP",
-            help="Do this step and those after it anew: tasks, data, learner, baseline, train, validate, report.",
+            help="Do this step and those after it anew: tasks, data, learner, baseline, train, validate, report, "
+            "deploy, monitor.",
             show_default=False,
         ),
     ] = None,

@@ -66,6 +66,20 @@ validate:
 # 7. report: one HTML file with plots, and a JSON with everything.
 report:
   stress: false             # also label noise, corruption, imbalance and the spread over seeds; takes longer
+
+# 8. deploy: a copy of the learner becomes what the adaptation server serves, unless it is worse than the one that is
+#    served now. The server is started by kshot serve --settings runs/{name}/deploy/server.yaml; one that runs finds it.
+deploy:
+  deploy: true
+  name: null                # that clients call it by; by default the project's
+  database: null            # postgresql://user@host/name, say; by default an SQLite file beside server.yaml
+  tolerance: 0.5            # points of accuracy on unseen tasks that it may be worse than what is served
+  settings: {{}}              # of the server: {{port: 9000, retention: raw}}, say; retention: raw keeps what was asked
+
+# 9. monitor: how the tasks of a running server do. Its key is taken from KSHOT_KEY.
+monitor:
+  server: null              # http://127.0.0.1:8000; null: nothing is asked
+  tasks: 200                # the newest
 """
 
 
@@ -114,6 +128,19 @@ class Report(_Section):
     stress: bool = False
 
 
+class Deploy(_Section):
+    deploy: bool = True
+    name: str | None = Field(default=None, min_length=1, max_length=100)
+    database: str | None = None
+    tolerance: float = Field(default=0.5, ge=0)
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+class Monitor(_Section):
+    server: str | None = None
+    tasks: int = Field(default=200, ge=1)
+
+
 class Project(_Section):
     """All of project.yaml. `backbone` and `training` are sections of `kshot train`'s configuration, checked there."""
 
@@ -126,6 +153,8 @@ class Project(_Section):
     training: dict[str, Any] = Field(default_factory=dict)
     validate_: Validate = Field(default_factory=Validate, alias="validate")
     report: Report = Field(default_factory=Report)
+    deploy: Deploy = Field(default_factory=Deploy)
+    monitor: Monitor = Field(default_factory=Monitor)
 
 
 def template(name: str, data: str) -> str:

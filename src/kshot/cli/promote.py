@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from kshot.cli.options import Json, examples
 from kshot.cli.output import Output
 from kshot.errors import ConfigError, RunError
-
-if TYPE_CHECKING:
-    from kshot.learners.base import Learner
 
 EXAMPLES = examples(
     "kshot promote runs/next --over runs/mine --data asked/               # only says whether it may",
@@ -48,7 +45,7 @@ def command(
     output = Output(as_json)
     with output.alone():
         served, _ = load_learner(over)
-        refined, digest = load_learner(candidate)
+        refined, _ = load_learner(candidate)
         spec = served.provenance.get("source") or {}
         if "name_or_path" not in spec:
             raise ConfigError(f"{over}: nothing says what it was trained on, so that nobody can tell what is forgotten")
@@ -69,31 +66,7 @@ def command(
         if database is None:
             output.say(f"{candidate} may take the place of {over}: say --database to have it served")
             return
-        _note(database, refined, candidate, digest, name or Path(over).name)
+        from kshot.serving.registering import serve_from_now_on
+
+        serve_from_now_on(database, candidate, name or Path(over).name)
         output.say(f"{candidate} is served as {name or Path(over).name} from now on; {over} stays for rollback")
-
-
-def _note(database: str, learner: Learner, path: str, digest: str, name: str) -> None:
-    """Writes it down for the servers of a database."""
-    from kshot.serving.calibration import calibration_of
-    from kshot.serving.served import ServedModel
-    from kshot.serving.store import registry
-    from kshot.serving.store.database import Database
-    from kshot.serving.store.migrate import migrate
-
-    where = str(Path(path).expanduser().absolute()) if Path(path).expanduser().exists() else path
-    model = ServedModel.load(where, name)
-    info: dict[str, Any] = {"calibration": calibration_of(model)[0]}
-    opened = Database(database)
-    try:
-        migrate(opened)
-        with opened.reading() as connection:
-            known = registry.current(connection)
-        if name not in known:
-            there = ", ".join(sorted(known)) or "none"
-            raise ConfigError(f"the servers of {database} know no model {name!r}, but {there}: say --name")
-        opened.write(
-            lambda connection: registry.promote(connection, digest=digest, name=name, path=where, info=info)
-        ).result()
-    finally:
-        opened.close()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kshot.cli.choice import choose_learner, learner_section
+from kshot.cli.deploying import asked_each_time, check_deploy, deploy, deploy_section, monitor
 from kshot.cli.parts import RUN, learner_of, run_config, source_of
 from kshot.cli.progress import progress
 from kshot.cli.splits import identify
@@ -31,6 +32,7 @@ def define_tasks(context: Context) -> Outcome:
             datasets.entry(asked.data)  # raises, with the nearest name
         raise DatasetNotFoundError(f"there is no file or folder {path}: correct data: in the project's tasks")
     config = run_config(context)  # raises where the rest of the project says something unknown
+    check_deploy(context)
     line = f"{asked.way}-way {asked.shot}-shot tasks with {asked.query} queries a class, made of {asked.data}"
     if name in tasks.SEQUENCES:
         line = f"sequences of the family {name}"
@@ -225,4 +227,6 @@ STEPS = (
         validate,
     ),
     Step("report", "Report", lambda c: c.project.report.model_dump(), ("train", "validate"), write_report),
+    Step("deploy", "Deploy", deploy_section, ("data", "train"), deploy),
+    Step("monitor", "Monitor", lambda c: c.project.monitor.model_dump(), ("deploy",), monitor, asked_each_time),
 )

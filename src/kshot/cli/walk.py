@@ -60,6 +60,7 @@ class Step:
         section: what of project.yaml (and of the files on disk) goes into it, JSON-able.
         needs: the steps whose results go into it.
         run: does it.
+        again: why it is done though nothing has changed; None where it need not be.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Step:
     section: Callable[[Context], Any]
     needs: tuple[str, ...]
     run: Callable[[Context], Outcome]
+    again: Callable[[Context], str | None] = lambda _: None
 
 
 def walk(steps: Sequence[Step], context: Context, *, start: str | None = None, force: bool = False) -> State:
@@ -91,7 +93,7 @@ def walk(steps: Sequence[Step], context: Context, *, start: str | None = None, f
         inputs |= {name: digest(context.results[name]) for name in step.needs}
         record = state.finished(step.name)
         context.resume = step.name not in anew and state.interrupted(step.name, inputs)
-        why = _why(record, inputs, context, step.name in anew)
+        why = _why(record, inputs, context, step.name in anew) or step.again(context)
         head = f"[{number}/{len(steps)}] {step.title}"
         if record is not None and why is None:
             context.results[step.name] = record["result"]

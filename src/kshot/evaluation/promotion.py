@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from kshot.errors import UnsupportedError
-from kshot.evaluation.evaluate import Evaluation, evaluate
+from kshot.evaluation.evaluate import evaluate
 from kshot.evaluation.unseen import unseen_split
 from kshot.learners.base import Learner
 from kshot.metrics import Interval, interval, paired_difference
@@ -43,10 +43,10 @@ class Promotion:
         """Why it is not promoted; nothing where it is."""
         found = []
         if self.gain.low <= 0:
-            found.append(f"it is not surely better on the new tasks: {_points(self.gain)}")
+            found.append(f"it is not surely better on the new tasks: {points(self.gain)}")
         if self.change.mean < -self.tolerance:
             found.append(
-                f"it forgets: {_points(self.change)} on the old tasks, where at most {100 * self.tolerance:.1f} may be "
+                f"it forgets: {points(self.change)} on the old tasks, where at most {100 * self.tolerance:.1f} may be "
                 "lost: train it with a larger share of them (--replay)"
             )
         return found
@@ -92,33 +92,38 @@ def promotion(
         UnsupportedError: they are not for classes.
         OverlappingSplitsError: one has seen classes of a split.
     """
-    if new.kind != "classification" or old.kind != "classification":
+    on_new = compared(candidate, served, new, tasks=tasks, seed=seed)
+    on_old = compared(candidate, served, old, tasks=tasks, seed=seed)
+    return Promotion(on_new[:2], on_old[:2], on_new[2], on_old[2], tolerance, tasks)
+
+
+def compared(
+    candidate: Learner, served: Learner, split: TaskSplit, *, tasks: int = 600, seed: int = 1
+) -> tuple[Interval, Interval, Interval]:
+    """Accuracies of the served learner and of the candidate on the same tasks of classes that neither has seen, and
+    candidate less served, task by task.
+
+    Raises:
+        UnsupportedError: the tasks are not of classes.
+        OverlappingSplitsError: one has seen classes of the split.
+    """
+    if split.kind != "classification":
         raise UnsupportedError("expected tasks of classes: whether a learner of values forgets is measured by hand")
-    found: dict[str, tuple[Evaluation, Evaluation]] = {}
-    for name, split in (("new", new), ("old", old)):
-        # The classes that the one may be judged on are the other's, too: both get the same tasks.
-        same, _ = unseen_split(served, split, allow_seen=False)
-        a, b = (evaluate(one, same, tasks, seed=seed, baselines=False) for one in (served, candidate))
-        if not torch.equal(a.class_ids, b.class_ids):
-            raise UnsupportedError(
-                f"the {name} tasks of the two differ: one has seen some of their classes. Load data that neither saw"
-            )
-        found[name] = (a, b)
-    (new_served, new_candidate), (old_served, old_candidate) = found["new"], found["old"]
-    return Promotion(
-        (interval(new_served.scores), interval(new_candidate.scores)),
-        (interval(old_served.scores), interval(old_candidate.scores)),
-        paired_difference(new_candidate.scores, new_served.scores),
-        paired_difference(old_candidate.scores, old_served.scores),
-        tolerance,
-        tasks,
-    )
+    # The classes that the one may be judged on are the other's, too: both get the same tasks.
+    same, _ = unseen_split(served, split, allow_seen=False)
+    a, b = (evaluate(one, same, tasks, seed=seed, baselines=False) for one in (served, candidate))
+    if not torch.equal(a.class_ids, b.class_ids):
+        raise UnsupportedError(
+            "the tasks of the two differ: one has seen some of their classes. Load data that neither saw"
+        )
+    return interval(a.scores), interval(b.scores), paired_difference(b.scores, a.scores)
 
 
 def _both(accuracies: tuple[Interval, Interval]) -> dict[str, Any]:
     return {"served": accuracies[0].to_dict(), "candidate": accuracies[1].to_dict()}
 
 
-def _points(difference: Interval) -> str:
+def points(difference: Interval) -> str:
+    """A difference of accuracies in words."""
     low, high = 100 * difference.low, 100 * difference.high
     return f"{100 * difference.mean:+.2f} points (95% interval {low:+.2f} to {high:+.2f})"

@@ -18,11 +18,15 @@ from urllib.parse import quote
 
 import torch
 from sqlalchemy import select
+from sqlalchemy.engine import make_url
 from torch import Tensor
 
+from kshot.artifacts import load_learner
 from kshot.artifacts.atomic import atomic_folder
 from kshot.errors import ConfigError, DataError, suggest
 from kshot.serving.payloads import unpack_example
+from kshot.serving.settings import Settings
+from kshot.serving.store import registry
 from kshot.serving.store.database import Database
 from kshot.serving.store.rows import unpack
 from kshot.serving.store.tables import examples, feedback, tasks, tenants, versions
@@ -206,3 +210,28 @@ def _nothing(found: Gathered) -> str:
         f"there are no stored images to gather ({why or 'no tasks'}): a server keeps them with the setting "
         "retention: raw"
     )
+
+
+def check_there(settings: Settings) -> None:
+    """Raises ConfigError where the database or its key are files that are not there: neither is to be made."""
+    url = make_url(settings.database)
+    files = [Path(settings.master_key)]
+    if url.get_backend_name() == "sqlite" and url.database:
+        files.append(Path(url.database))
+    for file in files:
+        if not file.is_file():
+            raise ConfigError(
+                f"there is no file {file}: run this where the server does, or say --settings FILE (or --database URL)"
+            )
+
+
+def is_inverted(database: Database, model: str | None) -> bool:
+    """Whether the images of a model's tasks are stored as negatives of what was sent: its transform says so.
+
+    Args:
+        model: its name; None: of whichever was served last.
+    """
+    with database.reading() as connection:
+        path = registry.path_of(connection, model)
+    transform = None if path is None else load_learner(path)[0].transform
+    return getattr(transform, "polarity", None) == "invert"

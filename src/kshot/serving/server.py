@@ -10,16 +10,14 @@ import signal
 import socket
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 
-from sqlalchemy.engine import Connection, make_url
+from sqlalchemy.engine import Connection
 
-from kshot.artifacts import load_learner
 from kshot.errors import ConfigError, MissingExtraError, RunError
 from kshot.serving.app import create_app
-from kshot.serving.calibration import calibration_of
 from kshot.serving.logs import set_up
 from kshot.serving.promoting import current_model
+from kshot.serving.registering import calibrated
 from kshot.serving.served import ServedModel
 from kshot.serving.service import Service
 from kshot.serving.settings import Settings
@@ -60,31 +58,6 @@ def open_store(settings: Settings) -> tuple[Database, Vault]:
     return database, Vault.of_file(settings.master_key)
 
 
-def check_there(settings: Settings) -> None:
-    """Raises ConfigError where the database or its key are files that are not there: neither is to be made."""
-    url = make_url(settings.database)
-    files = [Path(settings.master_key)]
-    if url.get_backend_name() == "sqlite" and url.database:
-        files.append(Path(url.database))
-    for file in files:
-        if not file.is_file():
-            raise ConfigError(
-                f"there is no file {file}: run this where the server does, or say --settings FILE (or --database URL)"
-            )
-
-
-def is_inverted(database: Database, model: str | None) -> bool:
-    """Whether the images of a model's tasks are stored as negatives of what was sent: its transform says so.
-
-    Args:
-        model: its name; None: of whichever was served last.
-    """
-    with database.reading() as connection:
-        path = registry.path_of(connection, model)
-    transform = None if path is None else load_learner(path)[0].transform
-    return getattr(transform, "polarity", None) == "invert"
-
-
 def first_key(settings: Settings) -> str | None:
     """The secret of a key that is made for the tenant `default` where there is none at all yet."""
     if settings.authentication == "none":
@@ -120,22 +93,6 @@ def build(settings: Settings, models: Mapping[str, ServedModel] | None = None) -
             service.models[name] = service.by_digest[known.digest]
     service.measure()
     return service
-
-
-def calibrated(database: Database, model: ServedModel, tasks: int) -> None:
-    """Gives a model its calibration: as it was measured before, or by measuring it now, once for each digest."""
-    with database.reading() as connection:
-        known = registry.find(connection, model.digest)
-    if known is None:
-        _log.info("calibrating", extra={"model": model.name})
-        found, problem = calibration_of(model, tasks)
-        if problem:
-            _log.warning("not calibrated", extra={"model": model.name, "reason": problem})
-        known = {"calibration": found}
-        database.write(
-            partial(registry.add, digest=model.digest, name=model.name, path=model.path, info=known)
-        ).result()
-    model.calibration = known["calibration"]
 
 
 def run(settings: Settings, models: Mapping[str, ServedModel] | None = None) -> None:

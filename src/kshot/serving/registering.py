@@ -1,0 +1,81 @@
+"""Models that come to be served: calibrated once, and written down in the database for all servers that share it."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from kshot.errors import ConfigError
+from kshot.serving.calibration import TASKS, calibration_of
+from kshot.serving.served import ServedModel
+from kshot.serving.store import registry
+from kshot.serving.store.database import Database
+from kshot.serving.store.migrate import migrate
+
+_log = logging.getLogger("kshot.serving")
+
+
+def calibrated(database: Database, model: ServedModel, tasks: int) -> None:
+    """Gives a model its calibration: as it was measured before, or by measuring it now, once for each digest."""
+    with database.reading() as connection:
+        known = registry.find(connection, model.digest)
+    if known is None:
+        _log.info("calibrating", extra={"model": model.name})
+        found, problem = calibration_of(model, tasks)
+        if problem:
+            _log.warning("not calibrated", extra={"model": model.name, "reason": problem})
+        known = {"calibration": found}
+        database.write(
+            partial(registry.add, digest=model.digest, name=model.name, path=model.path, info=known)
+        ).result()
+    model.calibration = known["calibration"]
+
+
+def served(url: str, name: str) -> registry.Known | None:
+    """The model that the servers of a database serve by a name; None where there is none yet.
+
+    Args:
+        url: of the database, which is made where there is none.
+        name: of the model.
+    """
+    database = Database(url)
+    try:
+        migrate(database)
+        with database.reading() as connection:
+            return registry.current(connection).get(name)
+    finally:
+        database.close()
+
+
+def serve_from_now_on(url: str, path: str | Path, name: str, *, tasks: int = TASKS, new: bool = False) -> None:
+    """Makes a model the one of its name that the servers of a database serve; those that run find it within seconds.
+
+    Args:
+        url: of the database.
+        path: of a run or a saved learner; or a shipped name.
+        name: that clients call it by.
+        tasks: that it is calibrated on.
+        new: whether the name may be one that is not served yet.
+
+    Raises:
+        ConfigError: nothing of that name is served.
+        UnsupportedError: the learner cannot be served.
+    """
+    here = Path(path).expanduser()
+    model = ServedModel.load(here.absolute() if here.exists() else path, name)
+    database = Database(url)
+    try:
+        migrate(database)
+        with database.reading() as connection:
+            names = registry.current(connection)
+        if not new and name not in names:
+            there = ", ".join(sorted(names)) or "none"
+            raise ConfigError(f"the servers of {url} know no model {name!r}, but {there}: say --name")
+        info: dict[str, Any] = {"calibration": calibration_of(model, tasks)[0]}
+        database.write(
+            lambda connection: registry.promote(connection, digest=model.digest, name=name, path=model.path, info=info)
+        ).result()
+    finally:
+        database.close()
