@@ -87,6 +87,35 @@ class _Call:
     raw: bool = False
 
 
+class _Pages:
+    """The pages of a list, one after the other.
+
+    Args:
+        path: of the list.
+        part: of an answer that holds the items.
+        limit: so many items; None: all.
+    """
+
+    def __init__(self, path: str, part: str, limit: int | None) -> None:
+        self._path, self._part, self._left = path, part, limit
+        self._after: str | None = None
+        self.more = limit is None or limit > 0
+
+    @property
+    def call(self) -> _Call:
+        """What asks for the next page."""
+        return _Call("GET", self._path, params={"limit": 100, **_said(after=self._after)})
+
+    def take(self, page: Any) -> list[dict[str, Any]]:
+        """The items of a page, as many as are wanted."""
+        found: list[dict[str, Any]] = page[self._part][: self._left]
+        if self._left is not None:
+            self._left -= len(found)
+        self._after = page["next"]
+        self.more = self._after is not None and self._left != 0
+        return found
+
+
 class _Calls:
     """What can be asked, as requests."""
 
@@ -287,15 +316,9 @@ class Client(_Calls, _Connection):
 
     def tasks(self, limit: int | None = None) -> Iterator[dict[str, Any]]:
         """The tenant's tasks, the newest first, page by page as they are asked for."""
-        after, given = None, 0
-        while limit is None or given < limit:
-            page = self._do(_Call("GET", "/v1/tasks", params={"limit": 100, **_said(after=after)}))
-            for task in page["tasks"][: None if limit is None else limit - given]:
-                given += 1
-                yield task
-            after = page["next"]
-            if after is None:
-                return
+        pages = _Pages("/v1/tasks", "tasks", limit)
+        while pages.more:
+            yield from pages.take(self._do(pages.call))
 
     def close(self) -> None:
         self._http.close()
@@ -331,15 +354,10 @@ class AsyncClient(_Calls, _Connection):
 
     async def tasks(self, limit: int | None = None) -> AsyncIterator[dict[str, Any]]:
         """The tenant's tasks, the newest first, page by page as they are asked for."""
-        after, given = None, 0
-        while limit is None or given < limit:
-            page = await self._do(_Call("GET", "/v1/tasks", params={"limit": 100, **_said(after=after)}))
-            for task in page["tasks"][: None if limit is None else limit - given]:
-                given += 1
+        pages = _Pages("/v1/tasks", "tasks", limit)
+        while pages.more:
+            for task in pages.take(await self._do(pages.call)):
                 yield task
-            after = page["next"]
-            if after is None:
-                return
 
     async def close(self) -> None:
         await self._http.aclose()

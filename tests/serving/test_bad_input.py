@@ -5,16 +5,23 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import socket
 import struct
 import zlib
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from serving_toys import Letters, Server
 
+from kshot.artifacts import load_learner
+from kshot.errors import ArtifactError
+from kshot.learners.adapted import AdaptedModel
 from kshot.serving.problems import PROBLEMS
+from kshot.serving.served import ServedModel
 
 
 def bomb(width: int, height: int) -> bytes:
@@ -73,6 +80,13 @@ def cases() -> list[Any]:
             422,
             "input",
             "numbers that float32",
+        ),
+        (
+            "NaN",
+            {"bytes": b64(struct.pack("<784f", *[math.nan] * 784)), "shape": [28, 28], "dtype": "float32"},
+            422,
+            "input",
+            "examples[0]: expected finite numbers that float32 holds, got NaN or infinity",
         ),
         ("no base64", {"image": "%%%"}, 422, "input", "examples[0].image: expected base64, got something else"),
         ("no image", {"image": b64(b"hello")}, 422, "input", "is not an image in any format that Pillow reads"),
@@ -143,6 +157,12 @@ def test_an_example_that_is_none(
             422,
             "support",
             "expected at most 200 classes, which is what a task may have here, got 500",
+        ),
+        (
+            {"examples": [{"x": [[0]], "label": f"{i}"} for i in range(10_000)]},
+            422,
+            "support",
+            "expected at most 200 classes, which is what a task may have here, got 10000",
         ),
         ({"examples": [{**BLACK, "label": "a"}], "model": "charcters"}, 404, "not-found", "Did you mean 'characters'?"),
         (
@@ -218,6 +238,32 @@ def test_names_are_only_names(server: Server, letters: Letters) -> None:
     assert made["name"] == odd[1]
     assert server.predict(made["id"], letters.query(0))[0]["label"] in odd
     assert server.http.get(f"/v1/tasks/{made['id']}/model", headers=server.key).status_code == 200
+
+
+def test_another_model_knows_nothing_of_a_task(
+    database: Any, model: ServedModel, tmp_path: Path, letters: Letters
+) -> None:
+    """A state is used with the model that made it, or not at all; so is a file that was downloaded."""
+    with Server(database, {"characters": model}, tmp_path).running() as server:
+        task = server.create(letters.examples)["id"]
+        content = server.http.get(f"/v1/tasks/{task}/model", headers=server.key).content
+    other = load_learner("characters")[0]
+    with torch.no_grad():
+        next(other.parameters()).mul_(1.01)
+    other.save_pretrained(tmp_path / "other")
+    with Server(
+        database, {"characters": ServedModel.load(tmp_path / "other", "characters")}, tmp_path
+    ).running() as now:
+        headers = server.key
+        for path, body in (("predict", letters.query(0)), ("examples", {"examples": letters.examples[:1]})):
+            answer = now.http.post(f"/v1/tasks/{task}/{path}", json=body, headers=headers)
+            assert (answer.status_code, answer.json()["type"]) == (409, "urn:kshot:problem:conflict")
+            assert f"not served here (digest {model.digest[:12]}...)" in answer.json()["detail"]
+        assert now.http.get(f"/v1/tasks/{task}", headers=headers).status_code == 200
+        assert now.http.delete(f"/v1/tasks/{task}", headers=headers).status_code == 204
+    (tmp_path / "task.safetensors").write_bytes(content)
+    with pytest.raises(ArtifactError, match="was adapted from another learner than"):
+        AdaptedModel.load(tmp_path / "task.safetensors", run=other)
 
 
 def test_too_large_a_body(server: Server) -> None:

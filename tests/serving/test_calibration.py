@@ -11,6 +11,7 @@ import kshot
 from kshot.serving.calibration import (
     calibrate,
     calibration_of,
+    fit_distances,
     fit_temperature,
     fit_threshold,
     log_distances,
@@ -39,10 +40,33 @@ def test_the_threshold_is_the_lowest_that_is_right_enough() -> None:
 
 
 def test_distances() -> None:
-    support = torch.tensor([[0.0, 0.0], [3.0, 4.0], [3.0, 5.0]])
+    support = torch.tensor([[0.0, 0.0], [3.0, 4.0], [3.0, 5.0], [0.0, 7.0]])
     far = log_distances(torch.tensor([[0.0, math.e], [3.0, 4.0 - math.e]]), support)
     torch.testing.assert_close(far, torch.tensor([1.0, 1.0]))
-    assert reference(support) == pytest.approx((math.log(5) + 0 + 0) / 3, abs=1e-6)
+    # Each to the nearest of its own class; the last one is alone in its.
+    assert reference(support, torch.tensor([0, 0, 0, 1])) == pytest.approx((math.log(5) + 0 + 0) / 3, abs=1e-6)
+    assert reference(support, torch.tensor([0, 1, 0, 1])) == pytest.approx(
+        (2 * math.log(34) / 2 + 2 * math.log(18) / 2) / 4
+    )
+    assert reference(support, torch.arange(4)) == 0.0
+
+
+def test_how_far_queries_lie_follows_from_how_far_examples_do() -> None:
+    """Tasks of known spread: the line is found, and what is left is told apart into task and query."""
+    generator = torch.Generator().manual_seed(0)
+    references = torch.randn(2_000, generator=generator).tolist()
+    far = [
+        0.5 + 0.7 * r + 0.1 * torch.randn(1, generator=generator) + 0.4 * torch.randn(25, generator=generator)
+        for r in references
+    ]
+    found = fit_distances(far, references)
+    assert found["mean"] == pytest.approx(0.5, abs=0.02)
+    assert found["slope"] == pytest.approx(0.7, abs=0.02)
+    assert found["within"] == pytest.approx(0.16, rel=0.1)
+    assert found["between"] == pytest.approx(0.01, rel=0.2)
+    alone = fit_distances(far, [0.0] * len(far))
+    assert alone["slope"] == 0.0
+    assert alone["between"] == pytest.approx(0.01 + 0.49, rel=0.1)
 
 
 def test_it_holds_for_other_tasks(model: ServedModel) -> None:

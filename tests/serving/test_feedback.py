@@ -62,16 +62,16 @@ def test_queries_of_other_classes_are_a_drift(model: ServedModel, shot: int) -> 
         with torch.no_grad():
             embedded.append([model.learner.features(x).flatten(1) for x in (task.support.x, task.query.x)])  # type: ignore[arg-type]
     for t in range(tasks):
-        support = embedded[t][0]
+        support, y = embedded[t][0], episodes[t].support.y
         for name, queries in (("own", embedded[t][1]), ("other", embedded[t + 1][1])):
-            gaps = float((log_distances(queries, support) - reference(support)).sum())
-            verdict = drift(Seen(queries=50, gaps=gaps), model.calibrated(shot))
+            far = float(log_distances(queries, support).sum())
+            verdict = drift(Seen(queries=50, far=far), reference(support, y), model.calibrated(shot))
             assert verdict is not None
             alarms[name] += verdict["alarm"]
     assert alarms["own"] <= 0.05 * tasks
     assert alarms["other"] >= 0.8 * tasks, "of letters that may look like the task's own"
-    assert drift(Seen(), model.calibrated(shot)) is None
-    assert drift(Seen(queries=5), {}) is None
+    assert drift(Seen(), 0.0, model.calibrated(shot)) is None
+    assert drift(Seen(queries=5), 0.0, {}) is None
 
 
 def test_what_a_tenant_has_used_and_did(server: Server, letters: Letters) -> None:

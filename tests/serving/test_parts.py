@@ -172,6 +172,21 @@ def test_what_nobody_waits_for_comes_last_and_alone() -> None:
     asyncio.run(ask())
 
 
+@pytest.mark.parametrize(("quiet", "patience", "comes"), [(0.0, 1e6, True), (1e6, 0.0, True), (1e6, 1e6, False)])
+def test_what_nobody_waits_for_waits_for_quiet(quiet: float, patience: float, comes: bool) -> None:
+    async def ask() -> list[list[str]]:
+        held = Held(room=100, batch=3, quiet=quiet, patience=patience)
+        held.let.set()
+        await held.lane.do("first", tenant="a")
+        idle = asyncio.ensure_future(held.lane.do_when_idle("idle", tenant="a"))
+        await (idle if comes else held.lane.do("second", tenant="a"))
+        await asyncio.to_thread(held.lane.close)
+        idle.cancel()
+        return held.batches
+
+    assert asyncio.run(ask()) == [["first"], ["idle" if comes else "second"]]
+
+
 @given(st.sets(st.integers(1, 200)))
 def test_ranges_of_numbers(numbers: set[int]) -> None:
     assert unpack(pack(numbers)) == sorted(numbers)

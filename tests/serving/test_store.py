@@ -17,6 +17,8 @@ from kshot.serving.served import ServedModel
 from kshot.serving.store import access, journal, tables
 from kshot.serving.store.database import Database
 from kshot.serving.store.migrate import migrate
+from kshot.serving.store.rotation import reseal
+from kshot.serving.vault import Vault, about_example, new_key, read_keys
 
 
 def test_the_migrations_make_the_tables_that_the_code_speaks_of(url: str) -> None:
@@ -128,6 +130,44 @@ def test_no_byte_of_an_example_is_in_the_files(
         assert server.http.delete(f"/v1/tasks/{task}", headers=server.key).status_code == 204
         present = files()
         assert not any(content[:40] in present for content in sealed.values())
+
+
+@pytest.mark.parametrize("url", ["postgres"], indirect=True)
+def test_no_byte_of_an_example_is_in_postgresqls_files(
+    database: Database, model: ServedModel, letters: Letters, tmp_path: Path
+) -> None:
+    """Of deleted rows it keeps ciphertext until a vacuum, in its write-ahead log for longer: sealed under a key that is
+    gone once it was replaced."""
+    marks = [bytes(range(b, b + 64)) for b in (0, 64)]
+    examples = [{"x": [list(mark)] * 64, "label": f"mark{i}"} for i, mark in enumerate(marks)]
+    with database.engine.begin() as connection:
+        place = Path(connection.exec_driver_sql("SHOW data_directory").scalar_one())
+
+    def files() -> bytes:
+        with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("CHECKPOINT")
+        found = [path for folder in ("base", "pg_wal") for path in (place / folder).rglob("*") if path.is_file()]
+        return b"".join(path.read_bytes() for path in found)
+
+    with Server(database, {"characters": model}, tmp_path, retention="raw").running() as server:
+        task = server.create([*letters.examples, *examples, *examples])["id"]
+        with database.reading() as connection:
+            rows = connection.execute(sa.select(tables.examples.c.number, tables.examples.c.content)).all()
+        sealed = {number: bytes(content) for number, content in rows}
+        assert server.http.delete(f"/v1/tasks/{task}/examples/27", headers=server.key).status_code == 200
+        present = files()
+        assert sealed[26] in present, "the files are the right ones"
+        assert not any(mark in present for mark in marks)
+        kept = server.http.get(f"/v1/tasks/{task}/examples", headers=server.key).json()["examples"]
+        assert 27 not in [one["number"] for one in kept]
+    path = tmp_path / "kshot.key"
+    before = Vault.of_file(path)
+    assert before.open(sealed[27], about_example(task, 27)), "whoever finds its row, and has the key"
+    after = [new_key(), *read_keys(path)]
+    while database.write(lambda connection: reseal(connection, Vault(after))).result():
+        pass
+    with pytest.raises(ArtifactError, match="cannot be opened"):
+        Vault(after[:1]).open(sealed[27], about_example(task, 27))
 
 
 def test_what_is_kept_of_examples(database: Database, model: ServedModel, letters: Letters, tmp_path: Path) -> None:

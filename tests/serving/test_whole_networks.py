@@ -74,6 +74,25 @@ def test_a_task_of_a_whole_network_is_checked_after_it_is_answered(checked: Serv
     assert both.predict(made["id"], letters.query(0))[0]["label"] in made["classes"]
 
 
+def test_a_check_that_was_lost_with_its_process_is_taken_up(
+    database: Database, maml: ServedModel, tmp_path: Path, letters: Letters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lost(*_: object) -> None: ...
+
+    with monkeypatch.context() as killed, Server(database, {"maml": maml}, tmp_path).running() as server:
+        killed.setattr("kshot.serving.changing.check", lost)
+        made = server.create(letters.examples, options={"steps": 1})
+        kept = server.create(letters.examples, options={"steps": 1})
+    with Server(database, {"maml": maml}, tmp_path, retention="none").running() as server:
+        assert server.http.get(f"/v1/tasks/{made['id']}", headers=server.key).json()["checking"], "by whoever it may be"
+        assert not server.service.checking, "it may well be under way in another process"
+        monkeypatch.setattr("kshot.serving.changing.GIVEN_UP", -1.0)
+        assert until_checked(server, made["id"])["leave_one_out"]["examples"] == 25
+        with database.engine.begin() as connection:
+            connection.exec_driver_sql(f"DELETE FROM examples WHERE task = '{kept['id']}'")
+        assert until_checked(server, kept["id"])["leave_one_out"] is None, "there is nothing to check it on"
+
+
 def test_nothing_is_checked_where_that_is_not_wanted(
     database: Database, maml: ServedModel, tmp_path: Path, letters: Letters
 ) -> None:

@@ -62,7 +62,7 @@ class Adaptation:
         classes: bool `[way]`.
         features: of all examples, `[n, ...]`.
         embedding: of those with labels, `[m, d]`.
-        reference: how far its examples lie from each other, which queries are measured by.
+        reference: how far its examples lie from others of their class, which queries are measured by.
         held_out: what leaving examples out said; None where it was not asked for.
         suggested: places in the pool, the one to label first in front.
         seconds: of each stage.
@@ -134,11 +134,8 @@ def _adapt(orders: Sequence[Order]) -> list[Adaptation]:
             logits = engine.predict_tasks(learner, [state], map_input(lambda t: t.unsqueeze(0), pool))[0]
             suggested = suggest_labels(embedding, first_tensor(pool).flatten(1), logits, support.classes)
             own.lap("suggest")
-        found.append(
-            Adaptation(
-                state, support.classes, features[i], embedding, reference(embedding), checked, suggested, own.seconds
-            )
-        )
+        near = reference(embedding, support.y)
+        found.append(Adaptation(state, support.classes, features[i], embedding, near, checked, suggested, own.seconds))
     return found
 
 

@@ -4,6 +4,7 @@ that they belong to. Measured once on tasks of classes that it was not trained o
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -45,48 +46,68 @@ def calibrate(model: ServedModel, split: TaskSplit, tasks: int = TASKS, seed: in
 def _calibrate(model: ServedModel, split: TaskSplit, tasks: int, seed: int) -> dict[str, Any]:
     logits: list[Tensor] = []
     targets: list[Tensor] = []
-    gaps: list[Tensor] = []
+    far: list[Tensor] = []
+    references: list[float] = []
     for start in range(0, tasks, 25):
         episodes = split.sample(min(25, tasks - start), seed=seed, first=start)
-        found, right, gap = _measure(model, episodes)
-        logits, targets, gaps = [*logits, found], [*targets, right], [*gaps, *gap]
+        found, right, distances, spreads = _measure(model, episodes)
+        logits, targets = [*logits, *found], [*targets, *right]
+        far, references = [*far, *distances], [*references, *spreads]
     half = max(1, len(logits) // 2)
     temperature = fit_temperature(torch.cat(logits[:half]), torch.cat(targets[:half]))
     probabilities = (torch.cat(logits[-half:]) / temperature).softmax(-1)
     confidence, predicted = probabilities.max(-1)
-    right = predicted == torch.cat(targets[-half:])
-    means = torch.tensor([float(gap.mean()) for gap in gaps], dtype=torch.float64)
-    within = float(torch.stack([gap.var() for gap in gaps]).mean())
-    queries = sum(len(gap) for gap in gaps) / len(gaps)
+    correct = predicted == torch.cat(targets[-half:])
     return {
         "temperature": temperature,
-        "threshold": fit_threshold(confidence, right),
-        "accuracy": float(right.double().mean()),
-        "drift": {
-            "mean": float(means.mean()),
-            "within": within,
-            # What the means vary by beyond what so many queries make of one mean.
-            "between": max(0.0, float(means.var()) - within / queries),
-        },
+        "threshold": fit_threshold(confidence, correct),
+        "accuracy": float(correct.double().mean()),
+        "drift": fit_distances(far, references),
     }
 
 
 @torch.no_grad()
-def _measure(model: ServedModel, episodes: Episodes) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Of real queries: logits, targets, and task by task how much farther they lie from the support than its examples
-    lie from each other (a difference of logarithms)."""
+def _measure(model: ServedModel, episodes: Episodes) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[float]]:
+    """Of real queries, task by task: logits, targets, distances to the support, and what its examples say of these."""
     learner = model.adapter
     outputs = engine.predict_queries(learner, episodes, engine.stacked_mode(learner))
     outputs = mask_logits(outputs, episodes.query.classes)
     featured = engine.with_features(learner, episodes)
-    logits, targets, gaps = [], [], []
+    logits, targets, far, references = [], [], [], []
     for t in range(len(episodes)):
         support, query = featured[t].support, featured[t].query
         logits.append(outputs[t][query.mask])
         targets.append(query.y[query.mask])
         inside = support.x[support.mask].flatten(1)  # type: ignore[index]
-        gaps.append(log_distances(query.x[query.mask].flatten(1), inside) - reference(inside))  # type: ignore[index]
-    return torch.cat(logits), torch.cat(targets), gaps
+        far.append(log_distances(query.x[query.mask].flatten(1), inside))  # type: ignore[index]
+        references.append(reference(inside, support.y[support.mask]))
+    return logits, targets, far, references
+
+
+def fit_distances(far: Sequence[Tensor], references: Sequence[float]) -> dict[str, float]:
+    """How far queries lie from the supports that they belong to: `mean + slope * reference`, by least squares, and what
+    they vary by around it.
+
+    Args:
+        far: task by task the logarithms of its queries' distances.
+        references: of each task (`reference`).
+    """
+    means = torch.stack([one.double().mean() for one in far])
+    known = torch.tensor(references, dtype=torch.float64)
+    varies = float(known.var()) if len(known) > 2 else 0.0
+    slope = max(0.0, float(((known - known.mean()) * (means - means.mean())).sum())) / (len(known) - 1)
+    slope = slope / varies if varies > 0 else 0.0
+    left = means - slope * known
+    within = float(torch.stack([one.double().var() for one in far]).mean())
+    queries = sum(len(one) for one in far) / len(far)
+    spread = float((left - left.mean()).square().sum()) / max(1, len(left) - (2 if slope else 1))
+    return {
+        "mean": float(left.mean()),
+        "slope": slope,
+        "within": within,
+        # What the means vary by beyond what so many queries make of one mean.
+        "between": max(0.0, spread - within / queries),
+    }
 
 
 def log_distances(x: Tensor, support: Tensor) -> Tensor:
@@ -94,11 +115,14 @@ def log_distances(x: Tensor, support: Tensor) -> Tensor:
     return squared_distance(x, support).min(-1).values.clamp(min=1e-12).log() / 2
 
 
-def reference(support: Tensor) -> float:
-    """The mean of the same over support examples, each to the nearest of the others."""
+def reference(support: Tensor, y: Tensor) -> float:
+    """The mean of the same over the support examples that have another of their class, each to the nearest of these; 0
+    where none has. A support whose classes vary much is one whose queries lie far."""
     between = squared_distance(support, support)
-    between.fill_diagonal_(math.inf)
-    return float((between.min(-1).values.clamp(min=1e-12).log() / 2).mean())
+    between = between.masked_fill(y.unsqueeze(0) != y.unsqueeze(1), math.inf).fill_diagonal_(math.inf)
+    near = between.min(-1).values
+    near = near[near < math.inf]
+    return float((near.clamp(min=1e-12).log() / 2).mean()) if len(near) else 0.0
 
 
 def fit_temperature(logits: Tensor, targets: Tensor) -> float:

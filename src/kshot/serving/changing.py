@@ -14,8 +14,8 @@ from sqlalchemy.exc import IntegrityError
 from torch import Tensor
 
 from kshot.serving.adapting import Adaptation
-from kshot.serving.checking import check
-from kshot.serving.looking import document
+from kshot.serving.checking import UNKNOWN, check
+from kshot.serving.looking import document, unchecked
 from kshot.serving.making import Member, adapted_state, kept_examples
 from kshot.serving.payloads import pack_example, unpack_example
 from kshot.serving.predicting import describe
@@ -23,6 +23,7 @@ from kshot.serving.problems import (
     ConflictProblemError,
     IdempotencyError,
     NotFoundError,
+    ProblemError,
     QuotaProblemError,
     SupportProblemError,
 )
@@ -42,6 +43,9 @@ from kshot.serving.store.rows import (
     now,
 )
 from kshot.serving.vault import about_example, about_feedback, about_state
+
+GIVEN_UP = 600.0
+"""Seconds after which a check that is not done is one that was lost with its process."""
 
 TRIES = 4
 """How often a change is done again that somebody else's change came before."""
@@ -155,7 +159,7 @@ class Changes:
         rows = kept_examples(self.service, model, id_, members, adaptation)
         sealed = self.service.vault.seal(encode(state), about_state(id_))
         report = _report(task, version, adaptation, began)
-        answer = {**report, "checking": self._unchecked(model), **(said or {})}
+        answer = {**report, "checking": unchecked(self.service, version), **(said or {})}
         quotas = self.service.quotas(request.principal)
 
         def change(connection: Connection) -> None:
@@ -163,22 +167,39 @@ class Changes:
 
         outcome = await self._commit(request, "create", change, Outcome(201, answer, id_), examples=len(members))
         if not outcome.replayed:
-            self._done(request, model, task, state, members)
+            self._done(request, model, task, version, state, members)
         return outcome
 
-    def _unchecked(self, model: ServedModel) -> bool:
-        """Whether how good its tasks are is found out later."""
-        return not model.cheap and self.service.settings.checks == "background"
-
     def _done(
-        self, request: Request, model: ServedModel, task: TaskRow, state: State, members: Sequence[Member]
+        self,
+        request: Request,
+        model: ServedModel,
+        task: TaskRow,
+        version: VersionRow,
+        state: State,
+        members: Sequence[Member],
     ) -> None:
         """What follows a change that is committed."""
         self.service.cache.put(state)
         self.service.meter.add(request.principal.tenant, adaptations=1)
-        if self._unchecked(model):
-            x = torch.stack([member.x for member in members if member.label is not None])
-            self.service.later(check(self.service, request.principal, model, state, x, task.options))
+        if unchecked(self.service, version):
+            self.service.later(check(self.service, request.principal, model, state, _labelled(members), task.options))
+
+    def take_up(self, principal: Principal, task: TaskRow) -> None:
+        """Has a task checked whose check a process began that ended since, as far as time tells."""
+        if task.id not in self.service.checking and now() - task.updated > GIVEN_UP:
+            self.service.checking.add(task.id)
+            self.service.later(self._check_again(principal, task))
+
+    async def _check_again(self, principal: Principal, task: TaskRow) -> None:
+        try:
+            model, members = await self._members(task, task.version)
+            state = await self.service.state(task)
+            await check(self.service, principal, model, state, _labelled(members), task.options)
+        except ProblemError:  # its examples were not kept, or it is gone
+            await self.service.writing(lambda connection: tasks.annotate(connection, task.id, task.version, UNKNOWN))
+        finally:
+            self.service.checking.discard(task.id)
 
     async def add(self, request: Request, task: TaskRow, given: Given) -> Outcome:
         """A task's next version, adapted to more examples."""
@@ -258,7 +279,7 @@ class Changes:
             version = VersionRow(number, reason, adapter.digest, _numbers(members), state.info)
             rows = kept_examples(self.service, adapter, task.id, members, adaptation, set(_numbers(edited.added)))
             sealed = self.service.vault.seal(encode(state), about_state(task.id))
-            said = {**_report(task, version, adaptation, began), "checking": self._unchecked(adapter)}
+            said = {**_report(task, version, adaptation, began), "checking": unchecked(self.service, version)}
             outcome = Outcome(200, said, task.id)
             change = _next(task, version, sealed, rows, removed, self.service.quotas(request.principal))
             try:
@@ -271,7 +292,7 @@ class Changes:
                 task = await self.service.task(request.principal, task.id)
                 continue
             if not outcome.replayed:
-                self._done(request, adapter, task, state, members)
+                self._done(request, adapter, task, version, state, members)
             if removed:
                 await self.service.parsing(self.service.database.erase)
             return outcome
@@ -413,6 +434,10 @@ class Changes:
                 f"the Idempotency-Key {key[:64]!r} was sent with another request before: use a new one for each"
             )
         return Outcome(kept.status, json.loads(kept.content), replayed=True)
+
+
+def _labelled(members: Sequence[Member]) -> Tensor:
+    return torch.stack([member.x for member in members if member.label is not None])
 
 
 def _report(task: TaskRow, version: VersionRow, adaptation: Adaptation, began: float) -> dict[str, Any]:

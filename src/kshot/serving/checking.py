@@ -15,7 +15,9 @@ from torch import Tensor
 
 from kshot.serving.adapting import Adaptation, Order
 from kshot.serving.held_out import HeldOut, findings
+from kshot.serving.lanes import BusyError
 from kshot.serving.predicting import Answer
+from kshot.serving.problems import BusyProblemError
 from kshot.serving.served import ServedModel
 from kshot.serving.service import Service
 from kshot.serving.states import State
@@ -23,6 +25,9 @@ from kshot.serving.store import tasks
 from kshot.serving.store.rows import Principal
 
 PARTS = 5
+
+UNKNOWN: dict[str, Any] = {"leave_one_out": None, "suspects": []}
+"""What is written of a version that cannot be checked."""
 
 _log = logging.getLogger("kshot.serving")
 
@@ -39,15 +44,15 @@ async def check(
     """
     service.checking.add(state.task)
     try:
-        found = await _held_out(service, principal, model, state, x, options)
-        info = findings(found, state.numbers, state.labels)
-
-        def change(connection: Any) -> None:
-            tasks.annotate(connection, state.task, state.version, info)
-
-        await service.writing(change)
-    except Exception:
-        _log.exception("not checked", extra={"task": state.task})
+        try:
+            found = await _held_out(service, principal, model, state, x, options)
+            info = findings(found, state.numbers, state.labels)
+        except (BusyError, BusyProblemError):
+            return  # who looks at the task later has it checked
+        except Exception:
+            _log.exception("not checked", extra={"task": state.task})
+            info = UNKNOWN
+        await service.writing(lambda connection: tasks.annotate(connection, state.task, state.version, info))
     finally:
         service.checking.discard(state.task)
 

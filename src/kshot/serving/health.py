@@ -1,9 +1,9 @@
 """How a task's queries look beside its support: their distances, and how sure its answers are.
 
-Of each query a few sums are kept, nothing of itself. How much farther queries lie from the support than its examples
-lie from each other (a difference of logarithms) varies from task to task and from query to query; both were measured
-on val tasks (`calibration`). A mean over n queries that lies beyond what that explains, once in forty times by chance,
-is a drift.
+Of each query a few sums are kept, nothing of itself. How far queries lie from the nearest support example (as a
+logarithm) was measured on val tasks (`calibration`), as it follows from how far the support's examples lie from others
+of their class, with what it varies by from task to task and from query to query. A mean over n queries that lies
+beyond what that explains, once in forty times by chance, is a drift.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from kshot.metrics import proportion
-from kshot.serving.states import State
 
 BEYOND = 1.96
 """Standard deviations above the mean: one-sided, 2.5 of 100 undrifted tasks are farther."""
@@ -26,31 +25,29 @@ class Seen:
     """Sums over queries."""
 
     queries: int = 0
-    gaps: float = 0.0
+    far: float = 0.0
     confidence: float = 0.0
     abstained: int = 0
 
     def __add__(self, other: Seen) -> Seen:
         return Seen(
             self.queries + other.queries,
-            self.gaps + other.gaps,
+            self.far + other.far,
             self.confidence + other.confidence,
             self.abstained + other.abstained,
         )
 
     @classmethod
-    def of(cls, state: State, distances: Sequence[float], rows: Sequence[Mapping[str, Any]]) -> Seen:
+    def of(cls, distances: Sequence[float], rows: Sequence[Mapping[str, Any]]) -> Seen:
         """Of the queries of one request.
 
         Args:
-            state: of the task.
             distances: of each to the nearest support example.
             rows: what was predicted.
         """
-        reference = state.info.get("reference", 0.0)
-        gaps = sum(math.log(max(distance, 1e-6)) - reference for distance in distances)
+        far = sum(math.log(max(distance, 1e-6)) for distance in distances)
         sure = sum(row["probability"] for row in rows)
-        return cls(len(rows), gaps, sure, sum(row["abstain"] for row in rows))
+        return cls(len(rows), far, sure, sum(row["abstain"] for row in rows))
 
 
 class Watch:
@@ -77,27 +74,30 @@ class Watch:
             return self._seen.get((task, version), Seen())
 
 
-def drift(seen: Seen, calibration: Mapping[str, Any]) -> dict[str, Any] | None:
+def drift(seen: Seen, reference: float, calibration: Mapping[str, Any]) -> dict[str, Any] | None:
     """Whether queries lie farther from the support than those of val tasks do; None where that was not measured, or
     there were none.
 
     Args:
         seen: of the task.
+        reference: of its state.
         calibration: of its model.
     """
     known = calibration.get("drift")
     if not known or not seen.queries:
         return None
     spread = math.sqrt(known["between"] + known["within"] / seen.queries)
-    score = (seen.gaps / seen.queries - known["mean"]) / max(spread, 1e-9)
+    expected = known["mean"] + known["slope"] * reference
+    score = (seen.far / seen.queries - expected) / max(spread, 1e-9)
     return {"score": round(score, 3), "alarm": score > BEYOND, "queries": seen.queries}
 
 
-def report(seen: Seen, calibration: Mapping[str, Any], right: int, judged: int) -> dict[str, Any]:
+def report(seen: Seen, reference: float, calibration: Mapping[str, Any], right: int, judged: int) -> dict[str, Any]:
     """What is said of a task's health.
 
     Args:
         seen: of its queries.
+        reference: of its state.
         calibration: of its model.
         right, judged: of the feedback.
     """
@@ -106,7 +106,7 @@ def report(seen: Seen, calibration: Mapping[str, Any], right: int, judged: int) 
         "queries": n,
         "confidence": seen.confidence / n if n else None,
         "abstained": seen.abstained / n if n else None,
-        "drift": drift(seen, calibration),
+        "drift": drift(seen, reference, calibration),
         "feedback": None,
     }
     if judged:

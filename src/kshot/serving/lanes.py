@@ -1,14 +1,15 @@
 """A thread that computes for many tenants at once.
 
 Jobs wait in a line for each tenant. A batch takes one job from each line in turn, so that a tenant that asks for much
-waits behind its own jobs and not others behind them. What nobody waits for is run one by one, when there is nothing
-else to do. What does not fit into the waiting room is refused at once: a
-queue that grows only makes everyone late.
+waits behind its own jobs and not others behind them. What nobody waits for is run one by one, when there has been
+nothing else to do for a while: a job that has begun is not interrupted, and who comes then waits for it. What does not
+fit into the waiting room is refused at once: a queue that grows only makes everyone late.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections import OrderedDict, deque
@@ -53,6 +54,8 @@ class Lane(Generic[Work]):
         run: what a batch of jobs gives, one result each; an exception in place of a result is that job's alone.
         room: the sum of the sizes of jobs that may wait.
         batch: the sum of the sizes that are run at once, about.
+        quiet: seconds without a job until one is run that nobody waits for.
+        patience: seconds after which such a job waits for no quiet any more, but only for its turn.
         name: of the thread.
         done: told of each batch: its jobs, its size, how long each waited, how long the batch took.
     """
@@ -63,10 +66,13 @@ class Lane(Generic[Work]):
         *,
         room: int,
         batch: int,
+        quiet: float = 0.0,
+        patience: float = 60.0,
         name: str,
         done: Callable[[int, int, list[float], float], None] = lambda *_: None,
     ) -> None:
         self._run, self.room, self.batch, self._done = run, room, batch, done
+        self._quiet, self._patience, self._last = quiet, patience, -math.inf
         self._lines: OrderedDict[str, deque[_Job[Work]]] = OrderedDict()
         self._idle: deque[_Job[Work]] = deque()
         self._condition = threading.Condition()
@@ -131,15 +137,24 @@ class Lane(Generic[Work]):
     def _work(self) -> None:
         while True:
             with self._condition:
-                while not self._lines and not self._idle and not self._closed:
-                    self._condition.wait()
-                if self._lines:
+                while not self._lines and not self._closed and (left := self._until_idle()) > 0:
+                    self._condition.wait(None if left == math.inf else left)
+                idle = not self._lines
+                if not idle:
                     jobs = self._take()
                 elif self._idle:
                     jobs = [self._idle.popleft()]
                 else:
                     return
             self._compute(jobs)
+            if not idle:
+                self._last = time.perf_counter()
+
+    def _until_idle(self) -> float:
+        """Seconds until a job may be run that nobody waits for; none where there is no such job."""
+        if not self._idle:
+            return math.inf
+        return min(self._last + self._quiet, self._idle[0].put + self._patience) - time.perf_counter()
 
     def _take(self) -> list[_Job[Work]]:
         """One job of each tenant in turn until the batch is full."""

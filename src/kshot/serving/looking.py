@@ -60,7 +60,14 @@ async def describe(service: Service, task: TaskRow) -> dict[str, Any]:
     version = await service.reading(tasks.load_version, task.id, task.version)
     if version is None:
         raise NotFoundError(f"there is no task {task.id}: it was deleted")
-    return {**document(task, version), **brief(task), "checking": task.id in service.checking}
+    return {**document(task, version), **brief(task), "checking": unchecked(service, version)}
+
+
+def unchecked(service: Service, version: VersionRow) -> bool:
+    """Whether how good a version is will still be found out, here or in another process."""
+    model = service.by_digest.get(version.digest)
+    checked = model is None or model.cheap or "leave_one_out" in version.info
+    return not checked and service.settings.checks == "background"
 
 
 async def examples(service: Service, task: TaskRow) -> list[dict[str, Any]]:
@@ -105,7 +112,8 @@ async def health(service: Service, task: TaskRow) -> dict[str, Any]:
         seen = seen + Seen(**stored[1])
     state = await service.state(task)
     calibration = service.by_digest[state.digest].calibrated(len(state.numbers) / len(state.labels))
-    return {"task": task.id, "version": task.version, **report(seen, calibration, right, judged)}
+    found = report(seen, state.info.get("reference", 0.0), calibration, right, judged)
+    return {"task": task.id, "version": task.version, **found}
 
 
 async def tenant(service: Service, principal: Principal) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 
 from kshot.errors import KshotError
+from kshot.serving.budgets import Pace
 from kshot.serving.changing import Changes, Request
 from kshot.serving.problems import ProblemError
 from kshot.serving.served import ServedModel
@@ -37,6 +38,11 @@ def current_model(known: Known) -> ServedModel:
     return model
 
 
+def _measured(known: Known) -> tuple[ServedModel, Pace]:
+    model = current_model(known)
+    return model, Pace.measure(model)
+
+
 async def look(service: Service, changes: Changes) -> None:
     """Serves what was promoted since the last look, and moves the tasks to it."""
     found = await service.reading(registry.current)
@@ -44,13 +50,12 @@ async def look(service: Service, changes: Changes) -> None:
         if name not in service.models or service.models[name].digest == known.digest:
             continue
         try:
-            model = service.by_digest.get(known.digest)
-            if model is None:
-                model = await asyncio.to_thread(current_model, known)
+            there = service.by_digest.get(known.digest)
+            model, pace = (there, None) if there is not None else await asyncio.to_thread(_measured, known)
         except KshotError as error:
             _log.error("not promoted", extra={"model": name, "reason": str(error)})
             continue
-        service.adopt(model)
+        service.adopt(model, pace)
         _log.info("promoted", extra={"model": name, "digest": model.digest})
         service.later(move_all(service, changes, model))
 

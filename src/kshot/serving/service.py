@@ -46,6 +46,9 @@ T = TypeVar("T")
 AT_ONCE = 64
 """Arrays that are read within the event loop: about a millisecond."""
 
+QUIET = 1.0
+"""Seconds without an adaptation until checks are done: who makes one task after the other waits for none of them."""
+
 Lookup = tuple[bytes, str]
 """The hash of a key and the id of a task; empty where one is not asked for."""
 
@@ -87,6 +90,7 @@ class Service:
             adapt_together,
             room=settings.queue * 4,
             batch=settings.batch * 4,
+            quiet=QUIET,
             name="kshot-adapt",
             done=partial(self.metrics.lane, "adapt"),
         )
@@ -99,11 +103,15 @@ class Service:
         """Learns how long adaptations take here, before there are any."""
         self.paces = {digest: Pace.measure(model) for digest, model in self.by_digest.items()}
 
-    def adopt(self, model: ServedModel) -> None:
-        """Serves a model in place of the one of its name, whose tasks go on with it until they are adapted anew."""
+    def adopt(self, model: ServedModel, pace: Pace | None = None) -> None:
+        """Serves a model in place of the one of its name, whose tasks go on with it until they are adapted anew.
+
+        Args:
+            pace: how long it takes, where that was measured.
+        """
         self.readers[model.digest] = Reader(model.learner, self.settings.limits)
-        if self.paces:
-            self.paces[model.digest] = Pace.measure(model)
+        if pace is not None:
+            self.paces[model.digest] = pace
         self.by_digest[model.digest] = model
         self.models[model.name] = model
 

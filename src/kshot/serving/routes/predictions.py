@@ -38,7 +38,7 @@ async def predict(http: HTTPRequest, task: str) -> Response:
     x = await service.read(reader, queries, "queries")
     found = await service.predict(principal, state, x, nearest=nearest, deadline=deadline)
     rows = describe(found, state, top=top)
-    service.watch.add(row.id, state.version, Seen.of(state, found.distance, rows))
+    service.watch.add(row.id, state.version, Seen.of(found.distance, rows))
     service.meter.add(principal.tenant, predictions=len(rows))
     return say({"task": row.id, "version": state.version, "model": row.model, "predictions": rows})
 

@@ -138,8 +138,11 @@ async def list_(http: HTTPRequest, limit: int = 20, after: str | None = None) ->
 
 @router.get("/{task}", summary="What a task is")
 async def show(http: HTTPRequest, task: str) -> Response:
-    service, _, row = await admit_to(http, task)
-    return say(await looking.describe(service, row))
+    service, principal, row = await admit_to(http, task)
+    said = await looking.describe(service, row)
+    if said["checking"]:
+        changes_of(http).take_up(principal, row)
+    return say(said)
 
 
 @router.delete("/{task}", status_code=204, summary="Delete a task with all that is its own")

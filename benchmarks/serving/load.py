@@ -1,6 +1,6 @@
-"""The load of `benchmarks/serving.py`, in a process of its own: prepared bytes are sent, statuses and lengths read.
+"""The load of `benchmarks/serving`, in a process of its own: prepared bytes are sent, statuses and lengths read.
 
-    python benchmarks/serving_load.py SPEC.json      # prints its findings as a line of JSON
+    python benchmarks/serving/load.py SPEC.json      # prints its findings as a line of JSON
 
 Closed loop: each connection sends its next request when it has the answer to the last one. Open loop: requests fall due
 at random moments (a Poisson process), whether or not the server keeps up, and a latency begins when its request falls
