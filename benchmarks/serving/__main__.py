@@ -7,7 +7,9 @@ The floor of a request is the same HTTP stack with an empty handler, and the bar
 an embedded SQLite, with keys, its log and its checks; the load comes from a second process (`load.py`), from
 letters that the model was not trained on. Parts: `predict` (64 clients; one task, and 1,000 tasks of 1,000 tenants),
 `create` (5-way 5-shot, ProtoNet and MAML), `overload` (latency at 70% of the saturation, shedding at three times it),
-`heads` (stacked, one by one), `stored` (100,000 tasks). Prints a table and writes `benchmarks/results/serving.json`.
+`hidden` (the time of a 404), `heads` (stacked, one by one), `stored` (100,000 tasks); and, on Omniglot's files, `drift`
+(50 queries of another alphabet), `suggest` (which of a pool to label next) and `refine` (a learner trained on what was
+asked, promoted). Prints a table and writes `benchmarks/results/serving.json`.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from answering import heads, overload, predict
+from alphabets import drift, refine, suggest
+from answering import heads, hidden, overload, predict
 from creating import create, stored
 from letters import Letters
 
@@ -33,8 +36,12 @@ PARTS: dict[str, Callable[[Path, Letters], dict[str, Any]]] = {
     "predict": predict,
     "create": create,
     "overload": overload,
+    "hidden": hidden,
     "heads": heads,
     "stored": stored,
+    "drift": drift,
+    "suggest": suggest,
+    "refine": refine,
 }
 
 

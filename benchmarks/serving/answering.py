@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import torch
 from harness import CLIENTS, MODEL, ROUNDS, Load, ask, create_all, empty_server, figure, keys, kshot_server, seconds_of
 from letters import SHOT, WAY, Letters, request
@@ -17,6 +18,7 @@ import kshot
 from kshot import engine
 from kshot.artifacts import load_learner
 from kshot.episodes import Examples
+from kshot.metrics import interval
 from kshot.models import Conv4
 from kshot.randomness import seeded
 from kshot.serving.predicting import Question, predict_heads
@@ -24,6 +26,7 @@ from kshot.serving.served import ServedModel
 from kshot.serving.states import State
 
 TENANTS = 1_000
+ASKED = 4_000
 
 
 def predict(folder: Path, letters: Letters) -> dict[str, Any]:
@@ -104,6 +107,34 @@ def overload(folder: Path, letters: Letters) -> dict[str, Any]:
 def _refused(found: dict[str, Any]) -> float:
     statuses = found["statuses"]
     return float(statuses.get("503", 0) / max(1, sum(statuses.values())))
+
+
+def hidden(folder: Path, letters: Letters) -> dict[str, Any]:
+    """What a tenant learns from the time that a 404 takes: of another tenant's task, and of one that there is not."""
+    mine, other = keys(folder, 2)
+    taken: dict[str, list[float]] = {"another tenant's": [], "unknown": []}
+    with kshot_server(folder, [MODEL]) as server:
+        ids = {"another tenant's": create_all(server, letters, [other])[0], "unknown": f"task_{'0' * 24}"}
+        headers = {"authorization": f"Bearer {mine}", "content-type": "application/json"}
+        with httpx.Client(base_url=f"http://127.0.0.1:{server.port}", trust_env=False, headers=headers) as http:
+            for i in range(ASKED):
+                for kind, id_ in list(ids.items())[:: 1 if i % 2 else -1]:
+                    began = time.perf_counter()
+                    answer = http.post(f"/v1/tasks/{id_}/predict", content=letters.query(0))
+                    taken[kind].append(time.perf_counter() - began)
+                    assert answer.status_code == 404
+    median = {kind: statistics.median(own) for kind, own in taken.items()}
+    # Medians of blocks, one after the other: what the machine does meanwhile is in both.
+    blocks = [
+        statistics.median(taken["another tenant's"][i : i + 100]) / statistics.median(taken["unknown"][i : i + 100]) - 1
+        for i in range(0, ASKED, 100)
+    ]
+    difference = interval(torch.tensor(blocks, dtype=torch.float64))
+    name = f"404 of another tenant's task over that of none, less one ({difference:+.2%} of it)"
+    return {
+        "median_ms": {kind: 1000 * seconds for kind, seconds in median.items()},
+        "figures": [figure(name, abs(difference.mean), 0.05)],
+    }
 
 
 def heads(folder: Path, letters: Letters) -> dict[str, Any]:

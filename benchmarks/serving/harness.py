@@ -94,7 +94,8 @@ def empty_server(folder: Path) -> Iterator[Server]:
 def kshot_server(folder: Path, models: list[str], **settings: Any) -> Iterator[Server]:
     path = folder / "server.json"  # YAML reads JSON
     rate = {"requests_per_second": 1_000_000}  # the server is asked what it can, not what a tenant may
-    whole = {"models": models, "database": f"sqlite:///{folder}/kshot.db", "port": 0, "quotas": rate, **settings}
+    place = {"database": f"sqlite:///{folder}/kshot.db", "master_key": f"{folder}/kshot.key"}
+    whole = {"models": models, **place, "port": 0, "quotas": rate, **settings}
     path.write_text(json.dumps(whole))
     server = Server([sys.executable, "-m", "kshot", "serve", "--settings", str(path)], folder, "/readyz")
     try:

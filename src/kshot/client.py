@@ -144,16 +144,19 @@ class _Calls:
         Raises:
             ServerError: the server refused, with what it said.
         """
-        body = {"examples": _labelled(x, labels), **_said(model=model, name=name, latency_ms=latency_ms)}
-        if len(unlabeled):
-            body["unlabeled"] = [example(one) for one in unlabeled]
+        body = {
+            "examples": _labelled(x, labels),
+            **_without_labels(unlabeled),
+            **_said(model=model, name=name, latency_ms=latency_ms),
+        }
         if steps is not None:
             body["options"] = {"steps": steps}
         return self._do(_Call("POST", "/v1/tasks", body))
 
-    def add_examples(self, task: str, x: Sequence[Any], labels: Sequence[Any]) -> Any:
-        """A task's next version, adapted to more examples."""
-        return self._do(_Call("POST", f"{_task(task)}/examples", {"examples": _labelled(x, labels)}))
+    def add_examples(self, task: str, x: Sequence[Any], labels: Sequence[Any], *, unlabeled: Sequence[Any] = ()) -> Any:
+        """A task's next version, adapted to more examples; `unlabeled` as in `create_task`."""
+        body = {"examples": _labelled(x, labels), **_without_labels(unlabeled)}
+        return self._do(_Call("POST", f"{_task(task)}/examples", body))
 
     def forget_example(self, task: str, number: int) -> Any:
         """A task's next version, which never saw the example of that number."""
@@ -404,6 +407,10 @@ def _labelled(x: Sequence[Any], labels: Sequence[Any]) -> list[dict[str, Any]]:
     if len(x) != len(labels):
         raise ServerError(f"expected a label for each of the {len(x)} examples, got {len(labels)}")
     return [{**example(one), "label": str(label)} for one, label in zip(x, labels, strict=True)]
+
+
+def _without_labels(x: Sequence[Any]) -> dict[str, Any]:
+    return {"unlabeled": [example(one) for one in x]} if len(x) else {}
 
 
 def _said(**values: Any) -> dict[str, Any]:

@@ -29,7 +29,9 @@ def test_a_task_from_beginning_to_end(client: Client, letters: Letters, tmp_path
     made = client.create_task(letters.x[:20], labels[:20], name="mine")
     task = made["id"]
     assert client.task(task)["name"] == "mine"
-    assert client.add_examples(task, letters.x[20:], labels[20:])["examples"] == 25
+    more = client.add_examples(task, letters.x[20:], labels[20:], unlabeled=letters.queries[:3])
+    assert more["examples"] == 25
+    assert sorted(more["label_next"]) == [0, 1, 2]
     rows = client.predict(task, letters.queries[:3], nearest=1, top=2)
     assert [len(row["probabilities"]) for row in rows] == [2, 2, 2]
     Image.fromarray(letters.queries[0].numpy()).save(tmp_path / "query.png")

@@ -328,7 +328,8 @@ class Service:
         hashes, ids = {hash_ for hash_, _ in asked if hash_}, {id_ for _, id_ in asked if id_}
         with self.database.reading() as connection:
             principals = access.principals(connection, hashes) if hashes else {}
-            rows = tasks.find(connection, ids) if ids else {}
+            tenants = {one.tenant for one in principals.values()} if all(hash_ for hash_, _ in asked) else None
+            rows = tasks.find(connection, ids, tenants) if ids else {}
         return {(hash_, id_): (principals.get(hash_), rows.get(id_)) for hash_, id_ in asked}
 
     def _find_states(self, ids: list[str]) -> Mapping[str, State]:
