@@ -7,6 +7,7 @@ import os
 import stat
 import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from kshot.serving.rates import Rates
 from kshot.serving.settings import load_settings
 from kshot.serving.states import State, StateCache, decode, encode
 from kshot.serving.store.rows import pack, unpack
+from kshot.serving.threads import compute_alone, compute_with, in_a_thread_that_ends, threads_of
 from kshot.serving.vault import Vault, new_key, read_keys
 
 
@@ -185,6 +187,28 @@ def test_what_nobody_waits_for_waits_for_quiet(quiet: float, patience: float, co
         return held.batches
 
     assert asyncio.run(ask()) == [["first"], ["idle" if comes else "second"]]
+
+
+def test_threads_compute_with_as_many_as_they_were_told() -> None:
+    here = torch.get_num_threads()
+    assert in_a_thread_that_ends(torch.get_num_threads, 3) == 3
+    with pytest.raises(KeyError, match="no such luck"):
+        in_a_thread_that_ends(lambda: {}["no such luck"], 1)
+    assert torch.get_num_threads() == here
+    assert threads_of(load_settings(None, {"threads": 7}, {})) == 7
+    assert threads_of(load_settings(None, {"workers": 64}, {})) == 1
+
+    async def ask() -> list[int]:
+        counts: list[int] = []
+        for begin in (compute_alone, partial(compute_with, 5)):
+            lane: Lane[str] = Lane(
+                lambda jobs: [torch.get_num_threads() for _ in jobs], room=9, batch=9, name="-", begin=begin
+            )
+            counts.append(await lane.do("count", tenant="a"))
+            await asyncio.to_thread(lane.close)
+        return counts
+
+    assert asyncio.run(ask()) == [1, 5]
 
 
 @given(st.sets(st.integers(1, 200)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -45,6 +46,7 @@ def command(
     """Serve meta-learned models: post a few labelled examples, get a working model back."""
     from kshot.serving.server import first_key, load_models, run
     from kshot.serving.settings import load_settings
+    from kshot.serving.threads import in_a_thread_that_ends, threads_of
 
     flags: dict[str, object] = {
         "models": runs or None,
@@ -62,7 +64,7 @@ def command(
             f"without keys the server listens on a loopback address alone, not on {found.host}: leave --no-auth out, "
             "or say --host 127.0.0.1"
         )
-    models = load_models(found)
+    models = in_a_thread_that_ends(partial(load_models, found), threads_of(found))
     secret = first_key(found)
     if secret is not None:
         typer.echo(f"The first key of tenant default, shown this once: {secret}", err=True)

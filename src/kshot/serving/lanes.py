@@ -57,6 +57,7 @@ class Lane(Generic[Work]):
         quiet: seconds without a job until one is run that nobody waits for.
         patience: seconds after which such a job waits for no quiet any more, but only for its turn.
         name: of the thread.
+        begin: called in the thread, first of all.
         done: told of each batch: its jobs, its size, how long each waited, how long the batch took.
     """
 
@@ -69,9 +70,11 @@ class Lane(Generic[Work]):
         quiet: float = 0.0,
         patience: float = 60.0,
         name: str,
+        begin: Callable[[], None] = lambda: None,
         done: Callable[[int, int, list[float], float], None] = lambda *_: None,
     ) -> None:
         self._run, self.room, self.batch, self._done = run, room, batch, done
+        self._begin = begin
         self._quiet, self._patience, self._last = quiet, patience, -math.inf
         self._lines: OrderedDict[str, deque[_Job[Work]]] = OrderedDict()
         self._idle: deque[_Job[Work]] = deque()
@@ -135,6 +138,7 @@ class Lane(Generic[Work]):
         self._thread.join()
 
     def _work(self) -> None:
+        self._begin()
         while True:
             with self._condition:
                 while not self._lines and not self._closed and (left := self._until_idle()) > 0:

@@ -18,6 +18,7 @@ from kshot.serving.service import Service
 from kshot.serving.store import access, registry, tasks
 from kshot.serving.store.registry import Known
 from kshot.serving.store.rows import Principal
+from kshot.serving.threads import in_a_thread_that_ends
 
 TOGETHER = 16
 """Tasks that are moved at the same time: they are adapted in one batch, behind what tenants ask for."""
@@ -38,9 +39,12 @@ def current_model(known: Known) -> ServedModel:
     return model
 
 
-def _measured(known: Known) -> tuple[ServedModel, Pace]:
-    model = current_model(known)
-    return model, Pace.measure(model)
+def _measured(known: Known, threads: int) -> tuple[ServedModel, Pace]:
+    def measure() -> tuple[ServedModel, Pace]:
+        model = current_model(known)
+        return model, Pace.measure(model)
+
+    return in_a_thread_that_ends(measure, threads)
 
 
 async def look(service: Service, changes: Changes) -> None:
@@ -51,7 +55,9 @@ async def look(service: Service, changes: Changes) -> None:
             continue
         try:
             there = service.by_digest.get(known.digest)
-            model, pace = (there, None) if there is not None else await asyncio.to_thread(_measured, known)
+            model, pace = (
+                (there, None) if there is not None else await asyncio.to_thread(_measured, known, service.threads)
+            )
         except KshotError as error:
             _log.error("not promoted", extra={"model": name, "reason": str(error)})
             continue

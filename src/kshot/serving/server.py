@@ -24,6 +24,7 @@ from kshot.serving.settings import Settings
 from kshot.serving.store import access, registry
 from kshot.serving.store.database import Database
 from kshot.serving.store.migrate import migrate
+from kshot.serving.threads import compute_alone, in_a_thread_that_ends, threads_of
 from kshot.serving.vault import Vault
 from kshot.serving.workers import run_workers
 
@@ -75,10 +76,6 @@ def first_key(settings: Settings) -> str | None:
 
 def build(settings: Settings, models: Mapping[str, ServedModel] | None = None) -> Service:
     """A service as the settings describe it."""
-    import torch
-
-    if settings.threads is not None or settings.workers > 1:
-        torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 1) // settings.workers))
     models = load_models(settings) if models is None else models
     database, vault = open_store(settings)
     for model in models.values():
@@ -113,13 +110,17 @@ def run(settings: Settings, models: Mapping[str, ServedModel] | None = None) -> 
             _serve(settings, bound, models)
             return
         # Once for all of them: the schema and the calibration, and the errors there may be in either.
-        database, _ = open_store(settings)
-        for model in (load_models(settings) if models is None else models).values():
-            calibrated(database, model, settings.calibration)
-        database.close()
+        in_a_thread_that_ends(partial(_calibrate, settings, models), threads_of(settings))
         run_workers(partial(_serve_alone, settings), bound, settings.workers)
     finally:
         bound.close()
+
+
+def _calibrate(settings: Settings, models: Mapping[str, ServedModel] | None) -> None:
+    database, _ = open_store(settings)
+    for model in (load_models(settings) if models is None else models).values():
+        calibrated(database, model, settings.calibration)
+    database.close()
 
 
 def _bound(settings: Settings) -> socket.socket:
@@ -150,7 +151,8 @@ def _serve(settings: Settings, bound: socket.socket, models: Mapping[str, Served
 
     from kshot.serving.protocol import protocol
 
-    service = build(settings, models)
+    compute_alone()
+    service = in_a_thread_that_ends(partial(build, settings, models), threads_of(settings))
     gc.collect()
     gc.freeze()  # torch, the models and the routes stay: no collection need walk through them again
     config = uvicorn.Config(

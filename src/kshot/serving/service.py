@@ -39,6 +39,7 @@ from kshot.serving.states import State, StateCache, decode
 from kshot.serving.store import access, journal, tasks
 from kshot.serving.store.database import Database
 from kshot.serving.store.rows import Principal, TaskRow, is_task
+from kshot.serving.threads import compute_alone, compute_with, threads_of
 from kshot.serving.vault import Vault, about_state
 
 T = TypeVar("T")
@@ -69,14 +70,15 @@ class Service:
         self.by_digest = {model.digest: model for model in models.values()}
         self.readers = {model.digest: Reader(model.learner, settings.limits) for model in models.values()}
         self.cache = StateCache(settings.cache_bytes)
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="kshot-reads")
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="kshot-reads", initializer=compute_alone)
+        self.threads = threads_of(settings)
         self.closing = False
         self.metrics, self._rates = Metrics(), Rates()
         self.watch, self.meter = Watch(), Meter()
         self._everyone: Principal | None = None
         if settings.authentication == "none":
             self._everyone = Principal(None, database.write(_default_tenant).result(), access.SCOPES)
-        self._parsers = ThreadPoolExecutor(2, thread_name_prefix="kshot-parses")
+        self._parsers = ThreadPoolExecutor(2, thread_name_prefix="kshot-parses", initializer=compute_alone)
         self._lookups = Gather(self._find, self._threads)
         self._states = Gather(self._find_states, self._threads)
         self.predictions = Lane(
@@ -84,6 +86,7 @@ class Service:
             room=settings.queue,
             batch=settings.batch,
             name="kshot-predict",
+            begin=compute_alone,
             done=partial(self.metrics.lane, "predict"),
         )
         self.adaptations = Lane(
@@ -92,6 +95,7 @@ class Service:
             batch=settings.batch * 4,
             quiet=QUIET,
             name="kshot-adapt",
+            begin=partial(compute_with, self.threads),
             done=partial(self.metrics.lane, "adapt"),
         )
         self.metrics.watch(self)

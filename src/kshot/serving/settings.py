@@ -71,7 +71,7 @@ class Settings(_Section):
         master_key: the file of the key that stored examples are sealed with; made where there is none.
         host, port: where it listens.
         workers: processes that answer at this port.
-        threads: of torch, in each process (None: the cores, shared among the workers).
+        threads: that adaptations compute with, in each process (None: the cores, shared among the workers).
         authentication: `keys`, or `none`: everyone is the tenant `default`, on a loopback address only.
         retention: which examples stay in the database: `adaptation`: only what adapting a task again needs (shared
             features in place of raw examples, where the learner has any); `raw`: the examples as they came, so that

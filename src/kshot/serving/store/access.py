@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.engine import Connection
 
 from kshot.errors import ConfigError, suggest
@@ -106,13 +106,16 @@ def revoke_key(connection: Connection, id_: str) -> str | None:
     return tenant
 
 
+_PRINCIPALS = (  # made once, as every request asks for it
+    select(keys.c.hash, keys.c.id, keys.c.tenant, keys.c.scopes, tenants.c.quotas)
+    .join(tenants)
+    .where(keys.c.hash.in_(bindparam("hashes", expanding=True)), keys.c.revoked.is_(None))
+)
+
+
 def principals(connection: Connection, hashes: Iterable[bytes]) -> dict[bytes, Principal]:
     """Who the keys with these hashes belong to, those left out that are unknown or revoked."""
-    rows = connection.execute(
-        select(keys.c.hash, keys.c.id, keys.c.tenant, keys.c.scopes, tenants.c.quotas)
-        .join(tenants)
-        .where(keys.c.hash.in_(list(hashes)), keys.c.revoked.is_(None))
-    )
+    rows = connection.execute(_PRINCIPALS, {"hashes": list(hashes)})
     return {row.hash: Principal(row.id, row.tenant, tuple(row.scopes), row.quotas) for row in rows}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import and_, delete, insert, or_, select, update
+from sqlalchemy import and_, bindparam, delete, insert, or_, select, update
 from sqlalchemy.engine import Connection
 
 from kshot.serving.store.rows import (
@@ -24,16 +24,32 @@ from kshot.serving.store.tables import answers, examples, states, tasks, tenants
 _TASK = [tasks.c[name] for name in TaskRow.__dataclass_fields__]
 
 
+HOLDINGS = ("tasks", "examples", "bytes")
+"""What a tenant has so many of, and may have so many of."""
+
+# Made once, as every request needs one of them: building a statement takes as long as running it.
+_FIND = select(*_TASK).where(tasks.c.id.in_(bindparam("ids", expanding=True)))
+_FIND_OF = _FIND.where(tasks.c.tenant.in_(bindparam("whose", expanding=True)))
+_STATES = select(states).where(states.c.task.in_(bindparam("ids", expanding=True)))
+_COUNT = (
+    update(tenants)
+    .where(tenants.c.id == bindparam("whose"))
+    .values({name: tenants.c[name] + bindparam(f"more_{name}") for name in HOLDINGS})
+    .returning(*(tenants.c[name] for name in HOLDINGS))
+)
+
+
 def find(connection: Connection, ids: Iterable[str], tenants: Iterable[str] | None = None) -> dict[str, TaskRow]:
     """Those of the tasks that are there.
 
     Args:
         tenants: those of others are not: reading a row takes its time, which would say that it is there.
     """
-    query = select(*_TASK).where(tasks.c.id.in_(list(ids)))
-    if tenants is not None:
-        query = query.where(tasks.c.tenant.in_(list(tenants)))
-    return {row.id: TaskRow(*row) for row in connection.execute(query)}
+    if tenants is None:
+        rows = connection.execute(_FIND, {"ids": list(ids)})
+    else:
+        rows = connection.execute(_FIND_OF, {"ids": list(ids), "whose": list(tenants)})
+    return {row.id: TaskRow(*row) for row in rows}
 
 
 def page(connection: Connection, tenant: str, after: tuple[float, str] | None, limit: int) -> list[TaskRow]:
@@ -66,7 +82,7 @@ def behind(connection: Connection, model: str, digest: str, after: str, limit: i
 
 def load_states(connection: Connection, ids: Iterable[str]) -> dict[str, tuple[int, str, bytes]]:
     """The version, the model's digest and the sealed state of tasks."""
-    rows = connection.execute(select(states).where(states.c.task.in_(list(ids))))
+    rows = connection.execute(_STATES, {"ids": list(ids)})
     return {row.task: (row.version, row.digest, bytes(row.content)) for row in rows}
 
 
@@ -208,12 +224,8 @@ def count(
     Raises:
         QuotaError: it would be more than it may.
     """
-    has = connection.execute(
-        update(tenants)
-        .where(tenants.c.id == tenant)
-        .values({name: tenants.c[name] + number for name, number in more.items()})
-        .returning(*(tenants.c[name] for name in more))
-    ).one()
+    added = {f"more_{name}": more.get(name, 0) for name in HOLDINGS}
+    has = connection.execute(_COUNT, {"whose": tenant, **added}).one()
     for name, number in more.items():
         limit = (quotas or {}).get(name)
         now_has = getattr(has, name)
