@@ -15,6 +15,7 @@ class Hooks(Limits, Protocol):
 
     training: bool
     native: bool
+    native_predict: bool
     unrolls: bool
     sequential: bool
     semi_supervised: bool

@@ -64,7 +64,7 @@ def predict_tasks(learner: Hooks, adapted: Sequence[Any], x: Input, mode: str | 
         x: features of the queries, `[T, n, ...]`.
         mode: as for `adapt_tasks`.
     """
-    mode = mode or stacked_mode(learner)
+    mode = mode or ("native" if learner.native_predict else stacked_mode(learner))
     with torch.no_grad():
         if len(adapted) == 1 or mode not in STACKED:
             outputs = [learner.predict(state, map_input(itemgetter(t), x)) for t, state in enumerate(adapted)]
@@ -108,8 +108,19 @@ def groups_of(keys: Sequence[Hashable]) -> list[list[int]]:
 
 
 def _stack(trees: Sequence[Any]) -> Any:
-    leaves, spec = pytree.tree_flatten(trees[0])
-    rows = [leaves, *(pytree.tree_leaves(tree) for tree in trees[1:])]  # of one shape: no need to compare their specs
+    """Trees of one shape as one. Level by level: to flatten each of many takes longer than all else that they go
+    through."""
+    first = trees[0]
+    if isinstance(first, Tensor):
+        return torch.stack(list(trees))
+    if type(first) is dict:
+        return {key: _stack([tree[key] for tree in trees]) for key in first}
+    if type(first) in (tuple, list):
+        return type(first)(_stack(column) for column in zip(*trees, strict=True))
+    leaves, spec = pytree.tree_flatten(first)
+    if not leaves:  # None, say
+        return first
+    rows = [leaves, *(pytree.tree_leaves(tree) for tree in trees[1:])]
     return pytree.tree_unflatten([torch.stack(column) for column in zip(*rows, strict=True)], spec)
 
 

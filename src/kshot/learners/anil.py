@@ -33,6 +33,8 @@ class ANIL(Learner):
         UnsupportedError: an order or a number of steps that there is not.
     """
 
+    native_predict = True
+
     def __init__(
         self,
         backbone: nn.Module,
@@ -80,7 +82,9 @@ class ANIL(Learner):
         )
 
     def predict(self, adapted: dict[str, Tensor], x: Tensor) -> Tensor:
-        return F.linear(x, adapted["weight"], adapted["bias"])
+        if x.ndim == 2:  # of one task
+            return F.linear(x, adapted["weight"], adapted["bias"])
+        return x @ adapted["weight"].mT + adapted["bias"].unsqueeze(-2)
 
     @classmethod
     def tiny(cls, kind: str = "classification") -> ANIL:

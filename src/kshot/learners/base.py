@@ -54,6 +54,7 @@ class Learner(CapturedModule):
         semi_supervised: whether `adapt` makes use of `support.unlabeled`; where it does not, it never gets any.
         modes: engine modes that its hooks can run in.
         native: whether its hooks take whole meta-batches (any leading dimensions) as they are.
+        native_predict: whether `predict` alone does, of states and queries: what many tasks are asked with at once.
         support_order_matters: whether the order of the support examples may change the prediction.
         max_support: the longest support that it takes, padding left out; None: any.
         toy_steps, toy_accuracy: outer steps that its `tiny` instances take on the conformance suite's toys, and the
@@ -73,6 +74,7 @@ class Learner(CapturedModule):
     semi_supervised: bool = False
     modes: tuple[str, ...] = ("loop", "vmap", "compile")
     native: bool = False
+    native_predict: bool = False
     support_order_matters: bool = False
     max_support: int | None = None
     toy_steps: int = 250

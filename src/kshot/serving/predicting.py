@@ -84,23 +84,26 @@ def predict_heads(model: ServedModel, questions: Sequence[Question], z: Input, e
     """
     states = [q.state for q in questions]
     logits = engine.predict_tasks(model.learner, [state.adapted for state in states], z)
-    logits = mask_logits(logits, torch.stack([state.classes for state in states]))
+    if not all(state.whole for state in states):
+        logits = mask_logits(logits, torch.stack([state.classes for state in states]))
     temperature = torch.tensor([state.info.get("temperature", 1.0) for state in states])
     probabilities = (logits / temperature.view(-1, 1, 1)).softmax(-1).tolist()
     distances = torch.cdist(embedding, torch.stack([state.support for state in states]))
     most = min(max(1, *(q.nearest for q in questions)), distances.shape[-1])
     values, places = (part.tolist() for part in distances.topk(most, largest=False))
-    return [
-        Answer(
-            [row[: len(state.labels)] for row in probabilities[t]],
-            [
-                [(state.numbers[i], d) for i, d in zip(where[: q.nearest], far, strict=False)]
-                for where, far in zip(places[t], values[t], strict=True)
-            ],
-            [far[0] for far in values[t]],
-        )
-        for t, (q, state) in enumerate(zip(questions, states, strict=True))
-    ]
+    answers = []
+    for q, state, likely, far, where in zip(questions, states, probabilities, values, places, strict=True):
+        way, numbers, nearest = len(state.labels), state.numbers, q.nearest
+        near: list[list[tuple[int, float]]] = [[]] * len(far)
+        if nearest:
+            near = [
+                [(numbers[i], d) for i, d in zip(row[:nearest], ds, strict=False)]
+                for row, ds in zip(where, far, strict=True)
+            ]
+        # A state is as wide as its learner, which may have more classes than the task.
+        rows = likely if len(likely[0]) == way else [row[:way] for row in likely]
+        answers.append(Answer(rows, near, [ds[0] for ds in far]))
+    return answers
 
 
 def describe(answer: Answer, state: State, *, top: int | None = None) -> list[dict[str, Any]]:

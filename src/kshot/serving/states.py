@@ -52,6 +52,11 @@ class State:
         return (self.digest, str(spec), tuple((tuple(leaf.shape), leaf.dtype) for leaf in leaves))
 
     @cached_property
+    def whole(self) -> bool:
+        """Whether it has all the classes that its learner can tell apart."""
+        return bool(self.classes.all())
+
+    @cached_property
     def bytes(self) -> int:
         """What it takes in memory, about."""
         tensors = [*pytree.tree_leaves(self.adapted), self.classes, self.targets, self.support]
