@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,8 @@ def predict(folder: Path, letters: Letters) -> dict[str, Any]:
     secrets = keys(folder, TENANTS)
     learner, _ = load_learner(MODEL)
     images = torch.cat([task[2] for task in letters.tasks])[:CLIENTS].unsqueeze(1).float() / 255
-    with torch.no_grad():
-        bare = seconds_of(lambda: engine.compute_features(learner.eval(), images)) / CLIENTS
-        single = seconds_of(lambda: engine.compute_features(learner.eval(), images[:1]))
+    learner.eval().requires_grad_(requires_grad=False)
+    bare: dict[str, list[float]] = {"of one image at a time": [], "of 64": []}
     rates: dict[str, list[float]] = {"empty": [], "one": [], "many": []}
     with empty_server(folder) as empty, kshot_server(folder, [MODEL]) as server:
         ids = create_all(server, letters, secrets)
@@ -47,28 +47,34 @@ def predict(folder: Path, letters: Letters) -> dict[str, Any]:
             "many": (server, many),
         }
         latency = {}
-        for _ in range(ROUNDS):
+        for _ in range(5):
+            for own, n in zip(bare.values(), (1, CLIENTS), strict=True):
+                own.append(seconds_of(partial(engine.compute_features, learner, images[:n]), 0.5) / n)
             for name, (who, requests) in plans.items():
-                found = ask(folder, who, requests, CLIENTS, 6.0)
+                found = ask(folder, who, requests, CLIENTS, 4.0)
                 assert set(found["statuses"]) <= {"200"}, found
                 rates[name].append(found["rate"])
                 latency[name] = found["latency"]
     median = {name: statistics.median(values) for name, values in rates.items()}
-    floors = {"of one image at a time": 1 / (1 / median["empty"] + single), "of 64": 1 / (1 / median["empty"] + bare)}
+    # Round by round: what the machine does meanwhile is in all of them.
+    over = {
+        of: statistics.median(
+            m / (1 / (1 / e + cost)) for m, e, cost in zip(rates["many"], rates["empty"], costs, strict=True)
+        )
+        for of, costs in bare.items()
+    }
+    alike = statistics.median(m / o for m, o in zip(rates["many"], rates["one"], strict=True))
     return {
         "requests_per_second": median,
         "rounds": rates,
         "latency_ms": latency,
-        "bare_model_ms": {"of a batch of 64": 1000 * bare, "alone": 1000 * single},
-        "floors": floors,
+        "bare_model_ms": {of: 1000 * statistics.median(costs) for of, costs in bare.items()},
         "figures": [
             *(
-                figure(
-                    f"1,000 tasks of 1,000 tenants over the floor (bare model {of})", median["many"] / floor, 0.6, True
-                )
-                for of, floor in floors.items()
+                figure(f"1,000 tasks of 1,000 tenants over the floor (bare model {of})", share, 0.6, True)
+                for of, share in over.items()
             ),
-            figure("1,000 tasks over one task", median["many"] / median["one"], 0.9, at_least=True),
+            figure("1,000 tasks over one task", alike, 0.9, at_least=True),
         ],
     }
 
@@ -97,7 +103,7 @@ def overload(folder: Path, letters: Letters) -> dict[str, Any]:
         "megabytes": {"before": before, "during": memory},
         "figures": [
             figure("p99 over p50 at 70% of the saturation", statistics.median(ratios), 10.0),
-            figure("requests refused (503) at 3x, share", _refused(shed), 0.0, at_least=True),
+            figure("requests refused (503) at 3x, share", _refused(shed), 0.01, at_least=True),
             figure("answers at 3x over those at saturation", shed["rate"] / saturation, 0.5, at_least=True),
             figure("memory in the second half at 3x over the first", max(late) / max(memory[: len(late)]), 1.05),
         ],

@@ -277,17 +277,15 @@ class _Connection:
                 raise ServerError(f"no answer from {self.url}: {reason}. Is the server running there?") from answer
             return False, 0.2 * 2.0**tried
         # A quota is used up however long one waits.
-        if last or answer.status_code not in LATER or answer.json().get("type", "").endswith(":quota"):
+        if last or answer.status_code not in LATER or _document(answer).get("type", "").endswith(":quota"):
             return True, self._result(call, answer)
-        return False, min(10.0, float(answer.headers.get("retry-after", 1)))
+        seconds = answer.headers.get("retry-after", "")  # which may be a date, of a balancer's
+        return False, min(10.0, float(seconds) if seconds.isdigit() else 1.0)
 
     def _result(self, call: _Call, response: httpx.Response) -> Any:
         if response.is_error:
-            try:
-                document = response.json()
-                detail = document.get("detail") or document.get("title")
-            except ValueError:
-                document, detail = {}, response.text[:200]
+            document = _document(response)
+            detail = document.get("detail") or document.get("title") or response.text[:200]
             raise ServerError(f"{detail} ({response.status_code})", response.status_code, document)
         if call.raw:
             return response.content
@@ -389,6 +387,15 @@ class AsyncClient(_Calls, _Connection):
             if not done:
                 await asyncio.sleep(value)
         return value
+
+
+def _document(response: httpx.Response) -> dict[str, Any]:
+    """A problem as the server gave it; nothing where somebody else answered, a balancer say."""
+    try:
+        found = response.json()
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _httpx() -> Any:

@@ -216,6 +216,29 @@ def test_the_same_request_twice_is_done_once(server: Server, letters: Letters) -
     assert mine.json()["id"] != first.json()["id"]
 
 
+def test_a_deletion_that_is_sent_twice_is_one(server: Server, letters: Letters) -> None:
+    task = server.create(letters.examples)["id"]
+    headers = {**server.key, "Idempotency-Key": "gone"}
+    for replayed in (None, "true"):
+        answer = server.http.delete(f"/v1/tasks/{task}", headers=headers)
+        assert (answer.status_code, answer.headers.get("idempotent-replayed")) == (204, replayed)
+    assert server.http.delete(f"/v1/tasks/{task}", headers=server.key).status_code == 404
+    other = server.http.delete(f"/v1/tasks/{server.create(letters.examples)['id']}", headers=headers)
+    assert other.json()["type"] == "urn:kshot:problem:idempotency"
+
+
+def test_a_label_goes_with_its_last_example(server: Server, letters: Letters) -> None:
+    alone = {**letters.examples[0], "label": "only once"}
+    key = {**server.key, "Idempotency-Key": "with it"}
+    made = server.http.post("/v1/tasks", json={"examples": [*letters.examples, alone]}, headers=key).json()
+    assert server.http.delete(f"/v1/tasks/{made['id']}/examples/26", headers=server.key).status_code == 200
+    with server.database.reading() as connection:
+        for table in (tables.versions, tables.answers, tables.states, tables.examples, tables.tasks):
+            assert "only once" not in str(connection.execute(sa.select(table)).all())
+    again = server.http.post("/v1/tasks", json={"examples": [*letters.examples, alone]}, headers=key)
+    assert (again.status_code, again.json()) == (201, {"id": made["id"]}), "that it was done is known"
+
+
 def test_another_tenants_task_is_none(server: Server, letters: Letters) -> None:
     task = server.create(letters.examples)["id"]
     unknown = f"task_{'0' * 24}"

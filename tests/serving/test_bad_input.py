@@ -266,6 +266,36 @@ def test_another_model_knows_nothing_of_a_task(
         AdaptedModel.load(tmp_path / "task.safetensors", run=other)
 
 
+def test_what_would_keep_everybody_waiting(server: Server, letters: Letters) -> None:
+    """Refused before anything is done for each of a list."""
+    task, many = server.create(letters.examples)["id"], [{"x": [[0]]}] * 3_000
+    for path, body, detail in (
+        ("/v1/tasks", {"examples": letters.examples, "unlabeled": many}, "unlabeled: expected at most 2000, got 3,000"),
+        (f"/v1/tasks/{task}/predict", {"queries": [0] * 200_000}, "queries: expected at most 256, got 200,000"),
+        ("/v1/tasks", {"examples": [0] * 20_001}, "examples: expected at most 20000, got 20,001"),
+    ):
+        answer = server.http.post(path, json=body, headers=server.key)
+        assert (answer.status_code, answer.json()["type"]) == (422, "urn:kshot:problem:invalid")
+        assert detail in answer.json()["detail"]
+    deep = base64.urlsafe_b64encode(b"[" * 5_000).decode()
+    large = base64.urlsafe_b64encode(b"[1" + b"0" * 400 + b', "task_000000000000000000000000"]').decode()
+    for after in (deep, large, "%%%"):
+        answer = server.http.get("/v1/tasks", params={"after": after}, headers=server.key)
+        assert (answer.status_code, answer.json()["type"]) == (422, "urn:kshot:problem:invalid")
+    nested = {"bytes": b64(b"1"), "shape": [1] * 65}
+    answer = server.http.post(f"/v1/tasks/{task}/predict", json=nested, headers=server.key)
+    assert answer.status_code == 422
+
+
+def test_pixels_and_values_are_no_one_task(database: Any, model: ServedModel, tmp_path: Path, letters: Letters) -> None:
+    with Server(database, {"characters": model}, tmp_path, retention="raw").running() as server:
+        task = server.create(letters.examples)["id"]
+        seen = {"x": [[[0.5] * 28] * 28], "dtype": "float32", "label": "c0"}
+        answer = server.http.post(f"/v1/tasks/{task}/examples", json={"examples": [seen]}, headers=server.key)
+        assert (answer.status_code, answer.json()["type"]) == (422, "urn:kshot:problem:input")
+        assert "as the task's other examples are, got both" in answer.json()["detail"]
+
+
 def test_too_large_a_body(server: Server) -> None:
     most = server.service.settings.limits.body_bytes
     answer = server.http.post("/v1/tasks", content=b" " * (most + 1), headers=server.key)

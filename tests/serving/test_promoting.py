@@ -79,14 +79,18 @@ def test_tasks_move_to_a_promoted_model_and_back(raw: Server, refined: str, lett
 
 
 def test_tasks_of_which_features_are_kept_stay_with_their_model(
-    server: Server, refined: str, letters: Letters, monkeypatch: pytest.MonkeyPatch
+    server: Server, model: ServedModel, refined: str, letters: Letters
 ) -> None:
+    known = {"digest": model.digest, "name": "characters", "path": "characters", "info": {}}
+    server.database.write(lambda c: registry.add(c, **known)).result()
     made = server.create(letters.examples)["id"]
     before = server.predict(made, letters.query(0))
     promote(server, refined)
     until(lambda: server.service.models["characters"].path == refined)
     assert server.predict(made, letters.query(0)) == before
     assert server.http.get(f"/v1/tasks/{made}", headers=server.key).json()["version"] == 1
+    with server.database.reading() as connection:
+        assert [known.digest for known in registry.replaced(connection)] == [model.digest], "a restart loads it, too"
     more = server.http.post(f"/v1/tasks/{made}/examples", json={"examples": letters.examples[:1]}, headers=server.key)
     assert more.status_code == 200, "with the model that it is of"
     assert FLUSH_SECONDS > 1

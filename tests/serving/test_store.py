@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from serving_toys import Letters, Server
+from sqlalchemy.engine import Connection
 
 from kshot.errors import ArtifactError, ConfigError, RunError
 from kshot.serving.served import ServedModel
-from kshot.serving.store import access, journal, tables
+from kshot.serving.store import access, journal, registry, tables
 from kshot.serving.store.database import Database
 from kshot.serving.store.migrate import migrate
 from kshot.serving.store.rotation import reseal
@@ -90,6 +92,50 @@ def test_writes_that_wait_together_are_one_commit(database: Database) -> None:
     with database.reading() as connection:
         names = connection.execute(sa.select(tables.tenants.c.name)).scalars().all()
     assert sorted(names) == ["first", "fourth", "second"], "of a change that failed nothing is there"
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_full_disk_takes_nothing_along_that_was_committed_with_it(database: Database) -> None:
+    """SQLite ends the whole transaction by itself then: the others of the group are written again, one by one."""
+    first, second = threading.Event(), threading.Event()
+
+    def hold(connection: Connection) -> None:
+        first.set()
+        assert second.wait(30)
+
+    def small(name: str) -> Callable[[Connection], str]:
+        return lambda connection: access.create_tenant(connection, name)
+
+    def large(connection: Connection) -> None:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages + 3}")
+        try:
+            access.create_tenant(connection, "x" * 1_000_000)
+        finally:
+            connection.exec_driver_sql("PRAGMA max_page_count = 1000000")
+
+    held = database.write(hold)
+    assert first.wait(30)
+    writes = [database.write(small("before")), database.write(large), database.write(small("after"))]
+    second.set()
+    held.result()
+    with pytest.raises(sa.exc.OperationalError, match="full"):
+        writes[1].result()
+    assert writes[0].result() and writes[2].result()
+    with database.reading() as connection:
+        names = set(connection.execute(sa.select(tables.tenants.c.name)).scalars())
+    assert {"before", "after"} <= names
+
+
+def test_a_model_is_promoted_whatever_it_was_called_before(database: Database) -> None:
+    def add(digest: str, name: str) -> None:
+        database.write(lambda c: registry.add(c, digest=digest, name=name, path="-", info={})).result()
+
+    add("1" * 64, "mine")
+    add("2" * 64, "next")
+    database.write(lambda c: registry.promote(c, digest="2" * 64, name="mine", path="-", info={})).result()
+    with database.reading() as connection:
+        assert registry.current(connection)["mine"].digest == "2" * 64
 
 
 def test_use_is_added_up(database: Database) -> None:

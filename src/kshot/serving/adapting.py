@@ -19,6 +19,9 @@ from kshot.serving.held_out import HeldOut, held_out
 from kshot.serving.served import ServedModel
 from kshot.serving.suggesting import suggest_labels
 
+SUGGESTED = 50
+"""Examples without labels that are named in the order in which to label them: each costs a look at all others."""
+
 
 @dataclass(frozen=True, eq=False)
 class Order:
@@ -132,7 +135,7 @@ def _adapt(orders: Sequence[Order]) -> list[Adaptation]:
         pool = others[i] if pools[i] is None else pools[i]
         if pool is not None:
             logits = engine.predict_tasks(learner, [state], map_input(lambda t: t.unsqueeze(0), pool))[0]
-            suggested = suggest_labels(embedding, first_tensor(pool).flatten(1), logits, support.classes)
+            suggested = suggest_labels(embedding, first_tensor(pool).flatten(1), logits, support.classes, SUGGESTED)
             own.lap("suggest")
         near = reference(embedding, support.y)
         found.append(Adaptation(state, support.classes, features[i], embedding, near, checked, suggested, own.seconds))

@@ -24,6 +24,7 @@ import kshot
 from kshot.serving.changing import Changes
 from kshot.serving.door import Door
 from kshot.serving.http import problem_response
+from kshot.serving.metrics import Metrics
 from kshot.serving.openapi import document
 from kshot.serving.problems import InternalError, InvalidError, MethodError, NotFoundError, ProblemError
 from kshot.serving.promoting import look, move_all
@@ -38,12 +39,13 @@ _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _PROCESS, _NUMBERS = secrets.token_hex(5), itertools.count()
 """A request's own id: of this process, and how many there were before."""
 
+_NAMES = re.compile(r"/(task_[0-9a-f]+|\d+)(?=/|$)")
 _PREDICT = re.compile(r"/v1/tasks/([^/]+)/predict")
 
 
 def create_app(service: Service) -> ASGIApp:
     """The application that serves a service, which is closed when the application ends."""
-    return Door(Around(Direct(_routes(service))), service)
+    return Door(Around(Direct(_routes(service)), service.metrics), service)
 
 
 def _routes(service: Service) -> FastAPI:
@@ -52,9 +54,12 @@ def _routes(service: Service) -> FastAPI:
             await asyncio.sleep(FLUSH_SECONDS)
             try:
                 await asyncio.to_thread(service.flush)
+            except Exception:
+                _log.exception("what was counted could not be written")
+            try:
                 await look(service, app.state.changes)
             except Exception:
-                _log.exception("what was counted could not be written, or a promoted model not be looked for")
+                _log.exception("no promoted model could be looked for")
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -111,10 +116,10 @@ class Direct:
 
 
 class Around:
-    """Gives each request an id, logs it, and answers for what was not expected."""
+    """Gives each request an id, logs and measures it, and answers for what was not expected."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app, self.metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -141,6 +146,8 @@ class Around:
             elif status != 500:
                 raise  # in the middle of an answer
         finally:
+            seconds = time.perf_counter() - began
+            self.metrics.requests.labels(_route_of(scope["path"], status), status).observe(seconds)
             _log.info(
                 "request",
                 extra={
@@ -148,9 +155,18 @@ class Around:
                     "method": scope["method"],
                     "path": scope["path"],
                     "status": status,
-                    "ms": round(1000 * (time.perf_counter() - began), 2),
+                    "ms": round(1000 * seconds, 2),
                 },
             )
+
+
+def _route_of(path: str, status: int) -> str:
+    """A path without ids; of those that there are not, one name for all."""
+    return "other" if status in (404, 405) else _NAMES.sub(_named, path)
+
+
+def _named(found: re.Match[str]) -> str:
+    return "/{task}" if found[0].startswith("/task_") else "/{number}"
 
 
 def _unexpected(request: str | None) -> Response:

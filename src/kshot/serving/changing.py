@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -115,7 +116,6 @@ class Outcome:
     replayed: bool = False
 
 
-@dataclass(eq=False)
 class Changes:
     """What changes a service's tasks.
 
@@ -144,7 +144,7 @@ class Changes:
             said: more of the answer.
         """
         began = time.perf_counter()
-        kept = await self._replayed(request)
+        kept = await self.replayed(request)
         if kept is not None:
             return kept
         id_, moment = new_id("task"), now()
@@ -234,15 +234,19 @@ class Changes:
         """A task's next version, of the same examples, adapted with another model."""
         return await self._change(request, task, "promote", None, model=model)
 
-    async def remove(self, request: Request, task: TaskRow) -> None:
+    async def remove(self, request: Request, task: TaskRow) -> Outcome:
         """Deletes a task with all that is its own."""
+        kept = await self.replayed(request)
+        if kept is not None:
+            return kept
 
         def change(connection: Connection) -> None:
             tasks.remove(connection, task)
 
-        await self._commit(replace(request, idempotency=None), "remove", change, Outcome(204, {}, task.id))
+        outcome = await self._commit(request, "remove", change, Outcome(204, {}, task.id))
         self.service.cache.drop(task.id)
-        await self.service.parsing(self.service.database.erase)
+        await asyncio.to_thread(self.service.database.erase)
+        return outcome
 
     async def _change(
         self,
@@ -261,7 +265,7 @@ class Changes:
             target: the version that the next one shall be like, in place of an edit.
             model: that adapts it, in place of the one that did.
         """
-        kept = await self._replayed(request)
+        kept = await self.replayed(request)
         if kept is not None:
             return kept
         for left in reversed(range(TRIES)):
@@ -294,7 +298,7 @@ class Changes:
             if not outcome.replayed:
                 self._done(request, adapter, task, version, state, members)
             if removed:
-                await self.service.parsing(self.service.database.erase)
+                await asyncio.to_thread(self.service.database.erase)
             return outcome
         raise AssertionError
 
@@ -342,7 +346,7 @@ class Changes:
             predicted: what was said of it; None: what is said of `x` now.
             x: the query as it is stored, which is kept where raw examples are.
         """
-        kept = await self._replayed(request)
+        kept = await self.replayed(request)
         if kept is not None:
             return kept
         if predicted is None:
@@ -367,7 +371,7 @@ class Changes:
             access.erase_tenant(connection, request.principal.tenant)
 
         await self._commit(replace(request, idempotency=None), "tenant.erase", change, Outcome(204, {}))
-        await self.service.parsing(self.service.database.erase)
+        await asyncio.to_thread(self.service.database.erase)
 
     async def adapt_only(
         self,
@@ -402,7 +406,9 @@ class Changes:
             if request.idempotency is not None:
                 content = json.dumps(outcome.document).encode()
                 kept = journal.Kept(request.digest, outcome.status, content)
-                journal.keep_answer(connection, who.tenant, request.idempotency, kept, outcome.task)
+                # That of a task goes with it; that it was deleted stays.
+                of = None if outcome.status == 204 else outcome.task
+                journal.keep_answer(connection, who.tenant, request.idempotency, kept, of)
 
         try:
             await self.service.writing(everything)
@@ -411,13 +417,13 @@ class Changes:
         except GoneError:
             raise NotFoundError(f"there is no task {outcome.task}: it was deleted") from None
         except IntegrityError:
-            kept = await self._replayed(request)  # the same request at the same time
+            kept = await self.replayed(request)  # the same request at the same time
             if kept is None:
                 raise
             return kept
         return outcome
 
-    async def _replayed(self, request: Request) -> Outcome | None:
+    async def replayed(self, request: Request) -> Outcome | None:
         """The answer that a request with this Idempotency-Key got before.
 
         Raises:

@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from kshot.serving.adapting import Adaptation, Order
 from kshot.serving.held_out import findings
 from kshot.serving.payloads import pack_example
-from kshot.serving.problems import ConflictProblemError, SupportProblemError
+from kshot.serving.problems import ConflictProblemError, InputError, SupportProblemError
 from kshot.serving.served import ServedModel
 from kshot.serving.service import Service
 from kshot.serving.states import State
@@ -70,15 +71,20 @@ async def adapted_state(
         task.id,
         version,
         model.digest,
-        adaptation.adapted,
+        pytree.tree_map(_own, adaptation.adapted),
         adaptation.classes,
         labels,
         numbers,
         y,
-        adaptation.embedding,
+        _own(adaptation.embedding),
         info,
     )
     return state, adaptation
+
+
+def _own(leaf: Any) -> Any:
+    """A tensor that is not a part of its batch's, which would stay in memory with it."""
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf
 
 
 def _order(model: ServedModel, task: TaskRow, members: Sequence[Member], y: Tensor, pool: Tensor | None) -> Order:
@@ -88,6 +94,10 @@ def _order(model: ServedModel, task: TaskRow, members: Sequence[Member], y: Tens
         raise ConflictProblemError(
             "the features that were kept of the task's examples are another model's, and the examples themselves were "
             "not (retention: adaptation): make a new task"
+        )
+    if len({x.dtype for x in raw}) > 1:
+        raise InputError(
+            "expected pixels, or values as the network sees them (float32), as the task's other examples are, got both"
         )
     return Order(
         model,

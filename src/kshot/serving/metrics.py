@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_SCORES = (-3, -2, -1, 0, 1, 2, 3, 5, 10)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
@@ -30,7 +31,9 @@ class Metrics:
         self.batches = Histogram("batch_jobs", "Jobs that were computed together", ("lane",), buckets=_SIZES, **own)
         self.examples = Histogram("batch_examples", "Examples of a batch", ("lane",), buckets=_SIZES, **own)
         self.refused = Counter("refused", "Requests that were turned away", ("reason",), **own)
-        self.drifting = Counter("drift_alarms", "Tasks whose queries were found to drift from their support", **own)
+        self.drift = Histogram(
+            "drift_score", "Of a task's queries of some seconds: how far they lie, around 0", buckets=_SCORES, **own
+        )
         self._own = own
         self._gauges: list[tuple[Gauge, Callable[[], float]]] = []
 

@@ -52,26 +52,43 @@ class Answer:
     distance: list[float]
 
 
-def predict_together(questions: Sequence[Question]) -> list[Answer]:
-    """The answers to questions of any tasks, in their order."""
-    answers: list[Answer | None] = [None] * len(questions)
+def predict_together(questions: Sequence[Question]) -> list[Answer | Exception]:
+    """The answers to questions of any tasks, in their order; an exception is its question's alone."""
+    answers: list[Answer | Exception | None] = [None] * len(questions)
     for members in engine.groups_of([(id(q.model), q.x.dtype, q.x.shape[1:]) for q in questions]):
-        model = questions[members[0]].model
-        parts = [questions[i].x for i in members]
-        z, embedding = model.embed(model.learner, model.normalise(torch.cat(parts)))
-        ends = [0]
-        for part in parts:
-            ends.append(ends[-1] + len(part))
-        keys = [
-            (questions[i].state.shape, questions[i].state.support.shape, ends[at + 1] - ends[at])
-            for at, i in enumerate(members)
-        ]
-        for group in engine.groups_of(keys):
-            those = [questions[members[at]] for at in group]
-            rows = torch.tensor([range(ends[at], ends[at + 1]) for at in group])
-            found = predict_heads(model, those, map_input(itemgetter(rows), z), embedding[rows])
-            for at, answer in zip(group, found, strict=True):
-                answers[members[at]] = answer
+        those = [questions[i] for i in members]
+        try:
+            found: Sequence[Answer | Exception] = _predict(those)
+        except Exception as error:
+            # Whose fault it is shows when each is alone.
+            found = [error] if len(those) == 1 else [_alone(question) for question in those]
+        for i, answer in zip(members, found, strict=True):
+            answers[i] = answer
+    return [answer for answer in answers if answer is not None]
+
+
+def _alone(question: Question) -> Answer | Exception:
+    try:
+        return _predict([question])[0]
+    except Exception as error:
+        return error
+
+
+def _predict(questions: Sequence[Question]) -> list[Answer]:
+    """Of one model, with queries of one shape."""
+    answers: list[Answer | None] = [None] * len(questions)
+    model, parts = questions[0].model, [q.x for q in questions]
+    z, embedding = model.embed(model.learner, model.normalise(torch.cat(parts)))
+    ends = [0]
+    for part in parts:
+        ends.append(ends[-1] + len(part))
+    keys = [(q.state.shape, q.state.support.shape, len(q.x)) for q in questions]
+    for group in engine.groups_of(keys):
+        rows = torch.tensor([range(ends[i], ends[i + 1]) for i in group])
+        those = [questions[i] for i in group]
+        found = predict_heads(model, those, map_input(itemgetter(rows), z), embedding[rows])
+        for i, answer in zip(group, found, strict=True):
+            answers[i] = answer
     return [answer for answer in answers if answer is not None]
 
 

@@ -21,15 +21,15 @@ def calibrated(database: Database, model: ServedModel, tasks: int) -> None:
     """Gives a model its calibration: as it was measured before, or by measuring it now, once for each digest."""
     with database.reading() as connection:
         known = registry.find(connection, model.digest)
-    if known is None:
+    if known is None or not known["calibration"]:
         _log.info("calibrating", extra={"model": model.name})
         found, problem = calibration_of(model, tasks)
         if problem:
             _log.warning("not calibrated", extra={"model": model.name, "reason": problem})
+        asked = None if known is None else partial(registry.learn, digest=model.digest, info={"calibration": found})
         known = {"calibration": found}
-        database.write(
-            partial(registry.add, digest=model.digest, name=model.name, path=model.path, info=known)
-        ).result()
+        add = partial(registry.add, digest=model.digest, name=model.name, path=model.path, info=known)
+        database.write(asked or add).result()
     model.calibration = known["calibration"]
 
 

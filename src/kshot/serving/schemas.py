@@ -27,7 +27,7 @@ class Example(_Body):
     x: Array = None
     image: str | None = Field(default=None, description="An image file (PNG, JPEG, ...) in base64.")
     bytes: str | None = Field(default=None, description="The bytes of an array, little-endian, row by row, in base64.")
-    shape: list[int] | None = Field(default=None, description="Of the array in `bytes`.")
+    shape: list[int] | None = Field(default=None, max_length=8, description="Of the array in `bytes`.")
     dtype: Literal["uint8", "float32"] | None = None
 
     @model_validator(mode="after")
@@ -105,7 +105,7 @@ class Feedback(_Body):
     """The true label of a query, and the query, if it may be kept."""
 
     label: str = Field(min_length=1)
-    predicted: str | None = None
+    predicted: str | None = Field(default=None, max_length=1_000)
     query: Example | None = None
 
 

@@ -13,7 +13,7 @@ from functools import partial
 
 from sqlalchemy.engine import Connection
 
-from kshot.errors import ConfigError, MissingExtraError, RunError
+from kshot.errors import ConfigError, KshotError, MissingExtraError, RunError
 from kshot.serving.app import create_app
 from kshot.serving.logs import set_up
 from kshot.serving.promoting import current_model
@@ -88,6 +88,14 @@ def build(settings: Settings, models: Mapping[str, ServedModel] | None = None) -
             service.adopt(current_model(known))
         elif name in service.models:
             service.models[name] = service.by_digest[known.digest]
+    with database.reading() as connection:
+        before = registry.replaced(connection)
+    for known in before:
+        if known.digest not in service.by_digest:
+            try:
+                service.keep(current_model(known))
+            except KshotError as error:
+                _log.warning("not loaded", extra={"model": known.name, "digest": known.digest, "reason": str(error)})
     service.measure()
     return service
 

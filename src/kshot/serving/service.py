@@ -16,7 +16,7 @@ from torch import Tensor
 from kshot.errors import suggest
 from kshot.serving.adapting import Adaptation, Order, adapt_together
 from kshot.serving.budgets import Choice, Pace, choose
-from kshot.serving.health import Watch
+from kshot.serving.health import Seen, Watch, drift
 from kshot.serving.inputs import Reader
 from kshot.serving.lanes import BusyError, Lane, LateError
 from kshot.serving.lookups import Gather
@@ -113,11 +113,15 @@ class Service:
         Args:
             pace: how long it takes, where that was measured.
         """
-        self.readers[model.digest] = Reader(model.learner, self.settings.limits)
+        self.keep(model)
         if pace is not None:
             self.paces[model.digest] = pace
-        self.by_digest[model.digest] = model
         self.models[model.name] = model
+
+    def keep(self, model: ServedModel) -> None:
+        """Answers for the tasks that a model adapted, which no new one gets."""
+        self.readers[model.digest] = Reader(model.learner, self.settings.limits)
+        self.by_digest[model.digest] = model
 
     def later(self, work: Coroutine[Any, Any, None]) -> None:
         """Does something for which no request waits; it is given up when the service is closed."""
@@ -141,8 +145,21 @@ class Service:
             for day, amounts in used.items():
                 journal.use(connection, day, amounts)
 
+        for (task, version), one in seen.items():
+            self._note_drift(task, version, one)
         if seen or used:
             self.database.write(change).result()
+        if self.database.unerased:
+            self.database.erase()
+
+    def _note_drift(self, task: str, version: int, seen: Seen) -> None:
+        state = self.cache.get(task, version)
+        if state is None or state.digest not in self.by_digest:
+            return
+        calibration = self.by_digest[state.digest].calibrated(len(state.numbers) / len(state.labels))
+        found = drift(seen, state.info.get("reference", 0.0), calibration)
+        if found is not None:
+            self.metrics.drift.observe(found["score"])
 
     def close(self) -> None:
         """Finishes what was begun; the database is its opener's to close."""

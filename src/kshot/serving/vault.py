@@ -1,8 +1,8 @@
 """Examples at rest: sealed under the server's master key, which is a file outside the database.
 
-What a deleted row leaves in the files of a database (free pages, dead tuples, a write-ahead log, a backup) is
-ciphertext; and once all that still is there was sealed under a new master key and the old one is destroyed
-(`kshot keys rotate`), nobody reads it again.
+What a deleted example leaves in the files of a database (free pages, dead tuples, a write-ahead log, a backup) is
+ciphertext (the names of tasks and classes are not sealed); and once all that still is there was sealed under a new
+master key and the old one is destroyed (`kshot keys rotate`), nobody reads it again.
 
 AES-256-GCM. A sealed text is the key's first bytes of SHA-256 (4 bytes: which key), a random nonce (12 bytes; NIST SP
 800-38D, sec. 8.2.2, allows 2^32 of them a key), and the ciphertext with its tag.

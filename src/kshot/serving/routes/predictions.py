@@ -13,8 +13,7 @@ from kshot.serving.health import Seen
 from kshot.serving.http import admit, admit_to, body_of, changes_of, json_of, say
 from kshot.serving.predicting import describe
 from kshot.serving.problems import InputError, InvalidError
-from kshot.serving.routes.tasks import choice_of, given_of, read_examples
-from kshot.serving.service import Service
+from kshot.serving.routes.tasks import check_counts, choice_of, given_of, read_examples
 
 router = APIRouter(prefix="/v1", tags=["predictions"])
 
@@ -27,6 +26,7 @@ async def predict(http: HTTPRequest, task: str) -> Response:
     document = json_of(http, await body_of(http, service.settings.limits))
     queries, nearest, top, deadline = [document], 0, None, None
     if "queries" in document or not ({"x", "image", "bytes"} & document.keys()):
+        check_counts(document, service.settings.limits)
         asked = schemas.parse(schemas.Predict, document)
         queries, nearest, top = document["queries"], asked.nearest, asked.top
         deadline = None if asked.latency_ms is None else began + asked.latency_ms / 1000
@@ -34,7 +34,6 @@ async def predict(http: HTTPRequest, task: str) -> Response:
         schemas.parse(schemas.Example, document)
     state = await service.state(row)
     reader = service.readers[state.digest]
-    _few_enough(service, len(queries))
     x = await service.read(reader, queries, "queries")
     found = await service.predict(principal, state, x, nearest=nearest, deadline=deadline)
     rows = describe(found, state, top=top)
@@ -56,7 +55,6 @@ async def adapt_predict(http: HTTPRequest) -> Response:
     fields, examples, unlabeled, queries = await read_examples(http, body, schemas.AdaptPredict, limits)
     if not queries:
         raise InvalidError("expected queries, got none")
-    _few_enough(service, len(queries))
     budget, choice = fields["latency_ms"], choice_of(service, fields, examples)
     deadline = None if budget is None else began + budget / 1000
     given = await given_of(service, choice.model, examples, unlabeled)
@@ -72,9 +70,3 @@ async def adapt_predict(http: HTTPRequest) -> Response:
     document["timings_ms"]["total"] = round(1000 * (time.perf_counter() - began), 3)
     service.meter.add(principal.tenant, adaptations=1, predictions=len(asked))
     return say({**document, "predictions": describe(found, state, top=fields["top"])})
-
-
-def _few_enough(service: Service, n: int) -> None:
-    most = service.settings.limits.queries
-    if n > most:
-        raise InvalidError(f"queries: expected at most {most}, got {n:,}")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
-import json
 import math
 import time
 from typing import Annotated, Any
 
+import orjson
 from fastapi import APIRouter, Path
 from pydantic import BaseModel
 from starlette.requests import Request as HTTPRequest
@@ -30,7 +30,7 @@ from kshot.serving.http import (
     upload_of,
     writing,
 )
-from kshot.serving.problems import InputError, InvalidError
+from kshot.serving.problems import InputError, InvalidError, NotFoundError
 from kshot.serving.served import ServedModel
 from kshot.serving.service import Service
 from kshot.serving.settings import Limits
@@ -40,6 +40,9 @@ router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
 
 MOST = 2**31 - 1
 """The largest number that a database counts to."""
+
+MANY = 10
+"""Times the examples that a task may have: so many are looked at, to say what is wrong with them as a task."""
 
 PAGE = 100
 """Tasks of a page at most."""
@@ -52,11 +55,12 @@ async def read_examples(
     if is_multipart(http):
         upload = await upload_of(http, body, limits.examples + limits.queries)
         labelled, unlabeled, queries = labelled_files(upload)
+        check_counts({"examples": labelled, "unlabeled": unlabeled, "queries": queries}, limits)
         for name in upload.fields:
             if name != "request":
                 raise InvalidError(f"expected no part but files and request, got {name[:100]!r}")
         try:
-            rest = json.loads(upload.fields.get("request", "{}"))
+            rest = orjson.loads(upload.fields.get("request", "{}"))
         except ValueError as error:
             raise InvalidError(f"expected JSON in the part request: {error}") from None
         if not isinstance(rest, dict) or {"examples", "unlabeled", "queries"} & set(rest):
@@ -68,6 +72,7 @@ async def read_examples(
         parsed = schemas.parse(kind, fields)
         return parsed.model_dump(), [*labelled], [*unlabeled], [*queries]
     document = json_of(http, body)
+    check_counts(document, limits)
     parsed = schemas.parse(kind, document)
     examples = [(item["label"], item) for item in document["examples"]]
     return (
@@ -76,6 +81,19 @@ async def read_examples(
         document.get("unlabeled", []),
         (document.get("queries", [])),
     )
+
+
+def check_counts(document: dict[str, Any], limits: Limits) -> None:
+    """Before anything is done for each: a small body may hold a million of them.
+
+    Raises:
+        InvalidError: a list is longer than it may be.
+    """
+    most = {"examples": MANY * limits.examples, "unlabeled": limits.examples, "queries": limits.queries}
+    for name, limit in most.items():
+        found = document.get(name)
+        if isinstance(found, list) and len(found) > limit:
+            raise InvalidError(f"{name}: expected at most {limit}, got {len(found):,}")
 
 
 async def given_of(
@@ -147,9 +165,16 @@ async def show(http: HTTPRequest, task: str) -> Response:
 
 @router.delete("/{task}", status_code=204, summary="Delete a task with all that is its own")
 async def delete(http: HTTPRequest, task: str) -> Response:
-    _, principal, row = await admit_to(http, task)
-    await changes_of(http).remove(writing(http, principal, b""), row)
-    return Response(None, 204)
+    changes = changes_of(http)
+    try:
+        _, principal, row = await admit_to(http, task)
+    except NotFoundError:
+        _, principal = await admit(http)
+        kept = await changes.replayed(writing(http, principal, b""))
+        if kept is None:
+            raise
+        return answer(kept)
+    return answer(await changes.remove(writing(http, principal, b""), row))
 
 
 @router.post("/{task}/examples", summary="Add examples")
@@ -159,7 +184,9 @@ async def add(http: HTTPRequest, task: str) -> Response:
     body = await body_of(http, limits)
     request = writing(http, principal, body)
     _, examples, unlabeled, _ = await read_examples(http, body, schemas.AddExamples, limits)
-    given = await given_of(service, service.model(row.model), examples, unlabeled)
+    # The model that adapted it, which may have another one's name by now.
+    model = service.by_digest[(await service.state(row)).digest]
+    given = await given_of(service, model, examples, unlabeled)
     return answer(await changes_of(http).add(request, row, given))
 
 
@@ -228,16 +255,16 @@ def options_of(service: Service, model: str, asked: dict[str, Any]) -> dict[str,
 
 
 def _encode(value: Any) -> str:
-    return base64.urlsafe_b64encode(json.dumps(value).encode()).decode()
+    return base64.urlsafe_b64encode(orjson.dumps(value)).decode()
 
 
 def _cursor(text: str | None) -> tuple[float, str] | None:
     if text is None:
         return None
     try:
-        created, id_ = json.loads(base64.urlsafe_b64decode(text.encode()))
+        created, id_ = orjson.loads(base64.urlsafe_b64decode(text.encode()))
         if not (math.isfinite(created) and is_task(id_)):
             raise ValueError
         return float(created), str(id_)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise InvalidError("after: expected what the page before gave as next") from error

@@ -27,7 +27,7 @@ async def show(http: HTTPRequest) -> Response:
 
 @router.get("/audit", summary="Who adapted, changed and deleted what, the newest first")
 async def audit(
-    http: HTTPRequest, limit: int = 100, before: Annotated[int | None, Query(ge=1, le=2**62)] = None
+    http: HTTPRequest, limit: int = 100, before: Annotated[int | None, Query(ge=1, le=LAST)] = None
 ) -> Response:
     service, principal = await admit(http)
     service.allow(principal, "admin")

@@ -42,6 +42,10 @@ class Database:
     Args:
         url: `sqlite:///path`, or `postgresql+psycopg://user:password@host/name`.
 
+    Attributes:
+        embedded: whether it is SQLite.
+        unerased: whether `erase` has to be called again: somebody was reading.
+
     Raises:
         ConfigError: no such address.
         RunError: the database cannot be reached.
@@ -52,6 +56,7 @@ class Database:
         parsed = address(url)
         self.engine = _engine(parsed)
         self.embedded = parsed.get_backend_name() == "sqlite"
+        self.unerased = False
         try:
             if self.embedded and parsed.database not in (None, "", ":memory:"):
                 Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
@@ -93,10 +98,11 @@ class Database:
             return
         connection = self.engine.raw_connection()
         try:
-            # Waits for readers of older states (busy_timeout), which are done within one read.
-            connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            # Waits for readers of older states (busy_timeout); an export may take longer than that.
+            busy, *_ = connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         finally:
             connection.close()
+        self.unerased = bool(busy)
 
     def close(self) -> None:
         """Commits what waits, and closes all connections."""
@@ -154,6 +160,11 @@ class Database:
             _resolve(write[1], value, problem)
             return
 
+    def _given_up(self, connection: Connection) -> bool:
+        """Whether SQLite ended the whole transaction by itself, as it does when a disk is full or fails: what was
+        written before is undone, and what is written after would be committed by itself."""
+        return self.embedded and not connection.connection.driver_connection.in_transaction  # type: ignore[union-attr]
+
     def _transaction(self, group: list[_Write]) -> list[tuple[Any, Exception | None]]:
         results: list[tuple[Any, Exception | None]] = []
         with self.engine.connect() as connection:
@@ -170,6 +181,8 @@ class Database:
                     results.append((None, error))
                 except Exception as error:
                     results.append((None, error))
+                if len(group) > 1 and self._given_up(connection):
+                    raise _AgainError from results[-1][1]
             if len(group) == 1 and results[0][1] is not None:
                 transaction.rollback()
                 return results

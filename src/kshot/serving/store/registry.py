@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import insert, select, union, update
 from sqlalchemy.engine import Connection
 
 from kshot.serving.store.rows import now
-from kshot.serving.store.tables import models
+from kshot.serving.store.tables import models, states, versions
 
 
 def find(connection: Connection, digest: str) -> dict[str, Any] | None:
@@ -39,11 +39,25 @@ def current(connection: Connection) -> dict[str, Known]:
     return {row.name: Known(row.digest, row.name, row.path, row.info) for row in rows}
 
 
+def replaced(connection: Connection) -> list[Known]:
+    """The models that others took the place of, and that some task or version is still of."""
+    used = union(select(states.c.digest), select(versions.c.digest))
+    rows = connection.execute(select(models).where(models.c.digest.in_(used), ~models.c.current))
+    return [Known(row.digest, row.name, row.path, row.info) for row in rows]
+
+
+def learn(connection: Connection, digest: str, info: dict[str, Any]) -> None:
+    """Notes what is known of a model by now."""
+    connection.execute(update(models).where(models.c.digest == digest).values(info=info))
+
+
 def promote(connection: Connection, *, digest: str, name: str, path: str, info: dict[str, Any]) -> None:
     """Makes a model the one that new tasks of its name get, whether or not it was known before."""
     add(connection, digest=digest, name=name, path=path, info=info)
     connection.execute(update(models).where(models.c.name == name).values(current=False))
-    connection.execute(update(models).where(models.c.digest == digest).values(current=True, path=path, info=info))
+    connection.execute(
+        update(models).where(models.c.digest == digest).values(name=name, current=True, path=path, info=info)
+    )
 
 
 def add(connection: Connection, *, digest: str, name: str, path: str, info: dict[str, Any]) -> None:

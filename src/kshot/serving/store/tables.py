@@ -1,4 +1,5 @@
-"""The tables of a server's database. What is in them is sealed where it is an example, or was made of some.
+"""The tables of a server's database. Examples in them are sealed, and what was adapted to them; the names of tasks and
+of classes, and what was said of them, are not.
 
 ::
 
@@ -103,7 +104,7 @@ tasks = Table(
     Column("last_version", Integer, nullable=False),
     Column("last_example", Integer, nullable=False),
     Column("bytes", BigInteger, nullable=False),
-    Column("options", JSON, nullable=False),  # of its adaptations: steps, a deadline
+    Column("options", JSON, nullable=False),  # of its adaptations: steps
     Index("ix_tasks_tenant_created", "tenant", "created", "id"),  # a page of a tenant's tasks
     Index("ix_tasks_model", "model"),
 )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import and_, bindparam, delete, insert, or_, select, update
@@ -182,8 +183,13 @@ def change(
                 connection.execute(
                     update(versions)
                     .where(versions.c.task == task.id, versions.c.number == old.number)
-                    .values(members=pack(set(old.members) - set(removed)), info=_without_findings(old.info))
+                    .values(
+                        members=pack(set(old.members) - set(removed)),
+                        info=_without_findings(old.info, version.info["labels"]),
+                    )
                 )
+        # Answers that were kept name its labels, and what was thought of it: what is left says that they were given.
+        connection.execute(update(answers).where(answers.c.task == task.id).values(content=_given(task.id)))
     _add_examples(connection, task.id, added)
     _add_version(connection, task.id, version)
     connection.execute(update(states).where(states.c.task == task.id).values(**_state(task.id, version, state)))
@@ -275,6 +281,14 @@ def _state(task: str, version: VersionRow, state: bytes) -> dict[str, Any]:
     }
 
 
-def _without_findings(info: Mapping[str, Any]) -> dict[str, Any]:
-    """What was found out with an example that is gone does not outlive it."""
-    return {key: value for key, value in info.items() if key == "labels"}
+def _without_findings(info: Mapping[str, Any], labels: Collection[str]) -> dict[str, Any]:
+    """What was found out with an example that is gone does not outlive it; nor does a label that it alone had.
+
+    Args:
+        labels: that there still are.
+    """
+    return {"labels": [label for label in info["labels"] if label in labels]}
+
+
+def _given(task: str) -> bytes:
+    return json.dumps({"id": task}).encode()
