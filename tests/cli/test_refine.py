@@ -93,6 +93,10 @@ def test_one_that_is_better_is_noted_for_the_servers(
     refused = kshot(*words, "--database", "sqlite:///kshot.db", code=2).stderr
     assert "know no model 'old', but none: say --name" in refused
     database.write(lambda c: registry.add(c, digest="0" * 64, name="mine", path="elsewhere", info={})).result()
+    stale = kshot(*words, "--database", "sqlite:///kshot.db", "--name", "mine", code=2).stderr
+    assert "another model is served as mine by now, the one in elsewhere: compare with that (--over)" in stale
+    digest = load_learner(run)[1]
+    database.write(lambda c: registry.promote(c, digest=digest, name="mine", path="here", info={})).result()
     said = kshot(*words, "--database", "sqlite:///kshot.db", "--name", "mine").stdout
     assert "is served as mine from now on" in said
     with database.reading() as connection:

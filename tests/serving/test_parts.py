@@ -74,13 +74,22 @@ def test_a_full_room_refuses_and_says_how_long() -> None:
         waiting = asyncio.ensure_future(held.lane.do("long", tenant="a", size=3))
         await asyncio.sleep(0)
         with pytest.raises(BusyError) as refused:
-            await held.lane.do("more", tenant="b", size=2)
+            await held.lane.do("more", tenant="a", size=2)
         assert refused.value.seconds > 0
-        one = asyncio.ensure_future(held.lane.do("one", tenant="b"))
+        one = asyncio.ensure_future(held.lane.do("one", tenant="a"))
         await asyncio.sleep(0)
         assert held.lane.waiting == 4
+        # Who has less than a share of the room is not kept out by who fills it.
+        with pytest.raises(BusyError):
+            await held.lane.do("much", tenant="b", size=3)
+        other = asyncio.ensure_future(held.lane.do("other", tenant="b", size=2))
+        await asyncio.sleep(0)
+        assert held.lane.waiting == 6
+        with pytest.raises(BusyError):
+            await held.lane.do("again", tenant="b")
         held.let.set()
-        assert await asyncio.gather(first, waiting, one) == ["first done", "long done", "one done"]
+        done = await asyncio.gather(first, waiting, one, other)
+        assert done == ["first done", "long done", "one done", "other done"]
         assert held.lane.waiting == 0
         assert await held.lane.do("large", tenant="a", size=1000) == "large done", "of an empty room any size"
         await asyncio.to_thread(held.lane.close)

@@ -63,7 +63,7 @@ def deploy(context: Context) -> Outcome:
             elif source.is_file():
                 shutil.copy2(source, folder / part)
     try:
-        serve_from_now_on(settings["database"], release, name, tasks=settings.get("calibration", 150), new=True)
+        serve_from_now_on(settings["database"], release, name, tasks=settings.get("calibration", 150))
     except UnsupportedError as error:
         shutil.rmtree(release)
         return Outcome({"deployed": False}, f"left out: {error}")

@@ -44,7 +44,7 @@ def command(
 
     output = Output(as_json)
     with output.alone():
-        served, _ = load_learner(over)
+        served, digest = load_learner(over)
         refined, _ = load_learner(candidate)
         spec = served.provenance.get("source") or {}
         if "name_or_path" not in spec:
@@ -68,5 +68,5 @@ def command(
             return
         from kshot.serving.registering import serve_from_now_on
 
-        serve_from_now_on(database, candidate, name or Path(over).name)
+        serve_from_now_on(database, candidate, name or Path(over).name, over=digest)
         output.say(f"{candidate} is served as {name or Path(over).name} from now on; {over} stays for rollback")

@@ -48,6 +48,9 @@ from kshot.serving.vault import about_example, about_feedback, about_state
 GIVEN_UP = 600.0
 """Seconds after which a check that is not done is one that was lost with its process."""
 
+MOST_CHECKS = 64
+"""Tasks that wait to be checked, each with its examples; one more is checked when somebody looks at it later."""
+
 TRIES = 4
 """How often a change is done again that somebody else's change came before."""
 
@@ -181,8 +184,9 @@ class Changes:
     ) -> None:
         """What follows a change that is committed."""
         self.service.cache.put(state)
-        self.service.meter.add(request.principal.tenant, adaptations=1)
-        if unchecked(self.service, version):
+        if version.reason != "promote":  # which no tenant asked for
+            self.service.meter.add(request.principal.tenant, adaptations=1)
+        if unchecked(self.service, version) and len(self.service.checking) < MOST_CHECKS:
             self.service.later(check(self.service, request.principal, model, state, _labelled(members), task.options))
 
     def take_up(self, principal: Principal, task: TaskRow) -> None:
@@ -278,7 +282,7 @@ class Changes:
             members, removed = edited.members, edited.removed
             number = task.last_version + 1
             state, adaptation = await adapted_state(
-                self.service, request.principal, adapter, task, number, members, edited.pool
+                self.service, request.principal, adapter, task, number, members, edited.pool, idle=model is not None
             )
             version = VersionRow(number, reason, adapter.digest, _numbers(members), state.info)
             rows = kept_examples(self.service, adapter, task.id, members, adaptation, set(_numbers(edited.added)))
@@ -323,13 +327,12 @@ class Changes:
                 f"the examples of task {task.id} were not kept (retention: none), so that it cannot be adapted again: "
                 "make a new task"
             )
-        model = self.service.by_digest.get(version.digest)
-        if model is None:
+        if not await self.service.knows(version.digest):
             raise ConflictProblemError(
                 f"version {number} of task {task.id} was adapted with a model that is not served here (digest "
                 f"{version.digest[:12]}...): start the server with it"
             )
-        members = []
+        model, members = self.service.by_digest[version.digest], []
         for row in rows:
             x, label = unpack_example(self.service.vault.open(row.sealed, about_example(task.id, row.number)))
             members.append(Member(row.number, label, x, row.form == "features", row.digest, row.created))

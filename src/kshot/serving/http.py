@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -84,16 +85,17 @@ async def body_of(http: HTTPRequest, limits: Limits) -> bytes:
     length = http.headers.get("content-length", "")
     if length.isdigit() and int(length) > limits.body_bytes:
         raise TooLargeError(f"expected a body of at most {limits.body_bytes:,} bytes, got {int(length):,}")
-    whole, more = b"", True
+    parts, size, more = [], 0, True
     while more:
         message = await http.receive()
         if message["type"] == "http.disconnect":
             raise SlowError("the client went away before its body was here")
-        whole += message.get("body", b"")
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
         more = message.get("more_body", False)
-        if len(whole) > limits.body_bytes:
+        if size > limits.body_bytes:
             raise TooLargeError(f"expected a body of at most {limits.body_bytes:,} bytes, got more")
-    return whole
+    return b"".join(parts)
 
 
 def json_of(http: HTTPRequest, body: bytes) -> dict[str, Any]:
@@ -181,7 +183,8 @@ def writing(http: HTTPRequest, principal: Principal, body: bytes) -> Request:
         raise InvalidError(f"expected an Idempotency-Key of 1 to 255 characters, got {len(key)}")
     # A multipart body has a boundary of its own each time: what identifies a request is what is in it.
     head = f"{http.method} {http.url.path}?{http.url.query}\n"
-    boundary = http.headers.get("content-type", "").partition("boundary=")[2].strip('"').encode()
+    given = re.search(r'boundary="?([^";]+)', http.headers.get("content-type", ""))
+    boundary = b"--" + given[1].encode() if given else b""
     return Request(principal, http.state.request, key, fingerprint(head.encode(), body, boundary))
 
 

@@ -116,13 +116,21 @@ class Lane(Generic[Work]):
         loop = asyncio.get_running_loop()
         job = _Job(work, tenant, size, deadline, loop.create_future(), loop)
         with self._condition:
-            # An empty room takes a job of any size: what is too large for it is refused elsewhere, for good.
-            if self._closed or (self.waiting and self.waiting + size > self.room):
+            if self._closed or (self.waiting + size > self.room and not self._has_a_share(tenant, size)):
                 raise BusyError(max(0.1, self.expected))
             self._lines.setdefault(tenant, deque()).append(job)
             self.waiting += size
             self._condition.notify()
         return await job.future
+
+    def _has_a_share(self, tenant: str, size: int) -> bool:
+        """Whether a tenant may have a job wait though the room is full: as long as less of its own waits than is its
+        share, so that nobody keeps the others out. An empty line takes a job of any size: what is too large for it is
+        refused elsewhere, for good."""
+        line = self._lines.get(tenant, ())
+        tenants = len(self._lines) + (not line)
+        own = sum(job.size for job in line)
+        return own + size <= self.room / tenants or not self.waiting
 
     @property
     def expected(self) -> float:

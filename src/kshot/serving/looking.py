@@ -18,7 +18,7 @@ from kshot.serving.problems import NotFoundError
 from kshot.serving.service import Service
 from kshot.serving.store import access, journal, tasks
 from kshot.serving.store.rows import Principal, TaskRow, VersionRow
-from kshot.serving.vault import about_example
+from kshot.serving.vault import about_example, about_feedback
 
 
 def about(service: Service, name: str) -> dict[str, Any]:
@@ -146,6 +146,11 @@ async def export(service: Service, principal: Principal) -> AsyncIterator[bytes]
                 x, label = unpack_example(service.vault.open(row.sealed, about_example(task.id, row.number)))
                 about = {"kind": "example", "task": task.id, "number": row.number, "label": label, "form": row.form}
                 yield _line({**about, "created": _moment(row.created), "x": x.tolist()})
+            for told in await service.reading(journal.load_feedback, task.id):
+                x, label = unpack_example(service.vault.open(told.sealed, about_feedback(task.id)))
+                said = {"kind": "feedback", "task": task.id, "version": told.version, "label": label}
+                query = {"x": x.tolist()} if x.numel() else {}
+                yield _line({**said, "right": told.right, "created": _moment(told.created), **query})
         after = (found[-1].created, found[-1].id)
 
 

@@ -44,12 +44,15 @@ async def adapted_state(
     members: Sequence[Member],
     pool: Tensor | None = None,
     deadline: float | None = None,
+    *,
+    idle: bool = False,
 ) -> tuple[State, Adaptation]:
     """The state of a version of a task, of its examples.
 
     Args:
         pool: examples, as they are stored, of which it is to be said which to label next, and which do nothing else.
         deadline: by which it has to be begun, on the clock of `time.perf_counter`.
+        idle: whether nobody waits for it.
     """
     labelled = [member for member in members if member.label is not None]
     labels = sorted({str(member.label) for member in labelled})
@@ -59,7 +62,11 @@ async def adapted_state(
     order = _order(model, task, members, y, pool)
     if deadline is None:
         deadline = time.perf_counter() + service.settings.limits.wait_seconds
-    adaptation: Adaptation = await service.compute(service.adaptations, order, principal, order.size, deadline)
+    adaptation: Adaptation
+    if idle:
+        adaptation = await service.compute_when_idle(order, principal)
+    else:
+        adaptation = await service.compute(service.adaptations, order, principal, order.size, deadline)
     if model.digest in service.paces:
         steps = order.options.get("steps", model.steps)
         service.paces[model.digest].observe(len(members), steps, sum(adaptation.seconds.values()))

@@ -13,6 +13,7 @@ from kshot.errors import KshotError
 from kshot.serving.budgets import Pace
 from kshot.serving.changing import Changes, Request
 from kshot.serving.problems import ProblemError
+from kshot.serving.registering import current_model
 from kshot.serving.served import ServedModel
 from kshot.serving.service import Service
 from kshot.serving.store import access, registry, tasks
@@ -21,22 +22,9 @@ from kshot.serving.store.rows import Principal
 from kshot.serving.threads import in_a_thread_that_ends
 
 TOGETHER = 16
-"""Tasks that are moved at the same time: they are adapted in one batch, behind what tenants ask for."""
+"""Tasks that are moved at the same time: one is adapted when nobody waits for anything, while others are written."""
 
 _log = logging.getLogger("kshot.serving")
-
-
-def current_model(known: Known) -> ServedModel:
-    """The model of a row of the registry.
-
-    Raises:
-        KshotError: it cannot be loaded, or is another one by now.
-    """
-    model = ServedModel.load(known.path, known.name)
-    if model.digest != known.digest:
-        raise KshotError(f"the model in {known.path} is not the one that was promoted: promote it again")
-    model.calibration = known.info.get("calibration", {})
-    return model
 
 
 def _measured(known: Known, threads: int) -> tuple[ServedModel, Pace]:

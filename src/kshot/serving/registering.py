@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kshot.errors import ConfigError
+from kshot.errors import ConfigError, KshotError
 from kshot.serving.calibration import TASKS, calibration_of
 from kshot.serving.served import ServedModel
 from kshot.serving.store import registry
@@ -33,6 +33,19 @@ def calibrated(database: Database, model: ServedModel, tasks: int) -> None:
     model.calibration = known["calibration"]
 
 
+def current_model(known: registry.Known) -> ServedModel:
+    """The model of a row of the registry.
+
+    Raises:
+        KshotError: it cannot be loaded, or is another one by now.
+    """
+    model = ServedModel.load(known.path, known.name)
+    if model.digest != known.digest:
+        raise KshotError(f"the model in {known.path} is not the one that was promoted: promote it again")
+    model.calibration = known.info.get("calibration", {})
+    return model
+
+
 def served(url: str, name: str) -> registry.Known | None:
     """The model that the servers of a database serve by a name; None where there is none yet.
 
@@ -49,7 +62,7 @@ def served(url: str, name: str) -> registry.Known | None:
         database.close()
 
 
-def serve_from_now_on(url: str, path: str | Path, name: str, *, tasks: int = TASKS, new: bool = False) -> None:
+def serve_from_now_on(url: str, path: str | Path, name: str, *, tasks: int = TASKS, over: str | None = None) -> None:
     """Makes a model the one of its name that the servers of a database serve; those that run find it within seconds.
 
     Args:
@@ -57,10 +70,10 @@ def serve_from_now_on(url: str, path: str | Path, name: str, *, tasks: int = TAS
         path: of a run or a saved learner; or a shipped name.
         name: that clients call it by.
         tasks: that it is calibrated on.
-        new: whether the name may be one that is not served yet.
+        over: the digest of the model that it is to take the place of; None: of whichever there is, if there is one.
 
     Raises:
-        ConfigError: nothing of that name is served.
+        ConfigError: nothing of that name is served, or another model than `over`.
         UnsupportedError: the learner cannot be served.
     """
     here = Path(path).expanduser()
@@ -70,9 +83,13 @@ def serve_from_now_on(url: str, path: str | Path, name: str, *, tasks: int = TAS
         migrate(database)
         with database.reading() as connection:
             names = registry.current(connection)
-        if not new and name not in names:
+        if over is not None and name not in names:
             there = ", ".join(sorted(names)) or "none"
             raise ConfigError(f"the servers of {url} know no model {name!r}, but {there}: say --name")
+        if over is not None and names[name].digest != over:
+            raise ConfigError(
+                f"another model is served as {name} by now, the one in {names[name].path}: compare with that (--over)"
+            )
         info: dict[str, Any] = {"calibration": calibration_of(model, tasks)[0]}
         database.write(
             lambda connection: registry.promote(connection, digest=model.digest, name=name, path=model.path, info=info)

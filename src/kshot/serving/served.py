@@ -61,7 +61,15 @@ class ServedModel:
             )
         learner.eval().requires_grad_(requires_grad=False)
         name = name or Path(path).name
-        return cls(name, str(path), digest, learner, copy.deepcopy(learner), frozen=frozen_features(learner))
+        here = Path(path).expanduser()
+        return cls(
+            name,
+            str(here.absolute()) if here.exists() else str(path),
+            digest,
+            learner,
+            copy.deepcopy(learner),
+            frozen=frozen_features(learner),
+        )
 
     @property
     def cheap(self) -> bool:

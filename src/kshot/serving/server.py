@@ -16,8 +16,7 @@ from sqlalchemy.engine import Connection
 from kshot.errors import ConfigError, KshotError, MissingExtraError, RunError
 from kshot.serving.app import create_app
 from kshot.serving.logs import set_up
-from kshot.serving.promoting import current_model
-from kshot.serving.registering import calibrated
+from kshot.serving.registering import calibrated, current_model
 from kshot.serving.served import ServedModel
 from kshot.serving.service import Service
 from kshot.serving.settings import Settings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -13,7 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 from torch import Tensor
 
-from kshot.errors import suggest
+from kshot.errors import KshotError, suggest
 from kshot.serving.adapting import Adaptation, Order, adapt_together
 from kshot.serving.budgets import Choice, Pace, choose
 from kshot.serving.health import Seen, Watch, drift
@@ -33,16 +34,19 @@ from kshot.serving.problems import (
     UnauthenticatedError,
 )
 from kshot.serving.rates import Rates
+from kshot.serving.registering import current_model
 from kshot.serving.served import ServedModel
 from kshot.serving.settings import Settings
 from kshot.serving.states import State, StateCache, decode
-from kshot.serving.store import access, journal, tasks
+from kshot.serving.store import access, journal, registry, tasks
 from kshot.serving.store.database import Database
 from kshot.serving.store.rows import Principal, TaskRow, is_task
-from kshot.serving.threads import compute_alone, compute_with, threads_of
+from kshot.serving.threads import compute_alone, compute_with, in_a_thread_that_ends, threads_of
 from kshot.serving.vault import Vault, about_state
 
 T = TypeVar("T")
+
+_log = logging.getLogger("kshot.serving")
 
 AT_ONCE = 64
 """Arrays that are read within the event loop: about a millisecond."""
@@ -101,6 +105,7 @@ class Service:
         self.metrics.watch(self)
         self.paces: dict[str, Pace] = {}
         self.checking: set[str] = set()
+        self._loading, self._missing = asyncio.Lock(), set[str]()
         self._later: set[asyncio.Task[None]] = set()
 
     def measure(self) -> None:
@@ -247,12 +252,27 @@ class Service:
             if state is None:
                 raise NotFoundError(f"there is no task {task.id}: it was deleted")
             self.cache.put(state)
-        if state.digest not in self.by_digest:
+        if not await self.knows(state.digest):
             raise ConflictProblemError(
                 f"the model that task {task.id} was adapted with is not served here (digest {state.digest[:12]}...): "
                 "start the server with it, or make the task again"
             )
         return state
+
+    async def knows(self, digest: str) -> bool:
+        """Whether a model can be asked; one that another process has begun to serve is loaded for it."""
+        if digest in self.by_digest:
+            return True
+        async with self._loading:
+            known = None if digest in self.by_digest else await self.reading(registry.of_digest, digest)
+            if known is not None and known.path not in self._missing:
+                try:
+                    load = partial(in_a_thread_that_ends, partial(current_model, known), self.threads)
+                    self.keep(await asyncio.to_thread(load))
+                except KshotError as error:
+                    self._missing.add(known.path)
+                    _log.error("not loaded", extra={"model": known.name, "digest": digest, "reason": str(error)})
+        return digest in self.by_digest
 
     def quotas(self, principal: Principal) -> dict[str, int]:
         """How many tasks, examples and bytes a tenant may store."""

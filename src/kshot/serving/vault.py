@@ -70,7 +70,7 @@ class Vault:
         """
         path = Path(path)
         if not path.exists():
-            write_keys(path, [new_key()])
+            _make_first(path)
         return cls(read_keys(path))
 
     def seal(self, content: bytes, about: str) -> bytes:
@@ -131,6 +131,20 @@ def write_keys(path: Path, keys: Sequence[bytes]) -> None:
             file.write(text)
 
     atomic_file(path, write)
+
+
+def _make_first(path: Path) -> None:
+    """Writes a first master key, unless another process did so meanwhile."""
+    own = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    write_keys(own, [new_key()])
+    try:
+        os.link(own, path)
+    except FileExistsError:
+        pass  # all servers of a database seal with one key
+    except OSError:  # a file system without hard links
+        write_keys(path, read_keys(own))
+    finally:
+        own.unlink(missing_ok=True)
 
 
 def _cipher(key: bytes) -> AESGCM:

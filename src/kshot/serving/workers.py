@@ -27,6 +27,9 @@ SHORT = 10.0
 TRIES = 3
 """How often in a row a worker may not come up before all is given up."""
 
+PATIENCE = 60.0
+"""Seconds that a worker may take to finish what it began."""
+
 _log = logging.getLogger("kshot.serving")
 
 Worker = Callable[[socket.socket], None]
@@ -99,7 +102,10 @@ class _Workers:
             with contextlib.suppress(ValueError):
                 process.terminate()
         for process in self.processes:
-            process.join()
+            process.join(PATIENCE)
+            if process.exitcode is None:
+                process.kill()
+                process.join()
 
 
 def _forget(process: BaseProcess) -> None:

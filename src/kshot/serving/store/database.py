@@ -65,7 +65,9 @@ class Database:
         except (OperationalError, OSError) as error:
             reason = " ".join(str(getattr(error, "orig", error)).split())
             raise RunError(f"the database {parsed.render_as_string()} cannot be reached: {reason}") from error
-        self._reads = self.engine.execution_options(reads=True)
+        # By default PostgreSQL shows each statement what is committed by then.
+        level = {} if self.embedded else {"isolation_level": "REPEATABLE READ"}
+        self._reads = self.engine.execution_options(reads=True, **level)
         self._waiting: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="kshot-writes", daemon=True)
         self._begun = threading.Lock()

@@ -151,6 +151,22 @@ def add_health(connection: Connection, seen: Mapping[tuple[str, int], Mapping[st
             connection.execute(new.on_conflict_do_update(index_elements=["task"], set_=kept), rows)
 
 
+@dataclass(frozen=True)
+class Told:
+    """What a query was, as somebody said later."""
+
+    version: int
+    right: bool
+    created: float
+    sealed: bytes
+
+
+def load_feedback(connection: Connection, task: str) -> list[Told]:
+    """What was said of a task's queries."""
+    rows = connection.execute(select(feedback).where(feedback.c.task == task).order_by(feedback.c.id))
+    return [Told(row.version, row.right, row.created, bytes(row.content)) for row in rows]
+
+
 def add_feedback(connection: Connection, task: str, version: int, *, right: bool, sealed: bytes) -> None:
     """Notes what a query was.
 

@@ -39,6 +39,12 @@ def current(connection: Connection) -> dict[str, Known]:
     return {row.name: Known(row.digest, row.name, row.path, row.info) for row in rows}
 
 
+def of_digest(connection: Connection, digest: str) -> Known | None:
+    """A model that is served, or was."""
+    row = connection.execute(select(models).where(models.c.digest == digest)).one_or_none()
+    return None if row is None else Known(row.digest, row.name, row.path, row.info)
+
+
 def replaced(connection: Connection) -> list[Known]:
     """The models that others took the place of, and that some task or version is still of."""
     used = union(select(states.c.digest), select(versions.c.digest))
