@@ -190,15 +190,34 @@ class _Calls:
         queries: Sequence[Any],
         *,
         model: str | None = None,
+        steps: int | None = None,
+        nearest: int = 0,
+        top: int | None = None,
         latency_ms: float | None = None,
     ) -> Any:
         """Predictions of a task that is made for them, and not kept."""
         body = {
             "examples": _labelled(x, labels),
             "queries": [example(one) for one in queries],
-            **_said(model=model, latency_ms=latency_ms),
+            "nearest": nearest,
+            **_said(model=model, latency_ms=latency_ms, top=top),
         }
+        if steps is not None:
+            body["options"] = {"steps": steps}
         return self._do(_Call("POST", "/v1/adapt-predict", body, part="predictions"))
+
+    def export(self) -> Any:
+        """All that is stored of the tenant, as bytes: a JSON document a line. The key needs the scope admin."""
+        return self._do(_Call("GET", "/v1/tenant/export", raw=True))
+
+    def audit(self, limit: int = 100, before: int | None = None) -> Any:
+        """Who adapted, changed and deleted what, the newest first: a page of `audit`, and `next`, the `before` of the
+        page after it. The key needs the scope admin."""
+        return self._do(_Call("GET", "/v1/tenant/audit", params={"limit": limit, **_said(before=before)}))
+
+    def erase(self) -> Any:
+        """Erases the tenant: its tasks, its examples, its keys. The key needs the scope admin."""
+        return self._do(_Call("DELETE", "/v1/tenant"))
 
     def feedback(self, task: str, label: Any, *, predicted: Any = None, query: Any = None) -> Any:
         """Says what a query was: beside what was predicted, or the query itself."""
@@ -252,7 +271,9 @@ class _Connection:
         self, url: str = "http://127.0.0.1:8000", key: str | None = None, *, timeout: float = 60.0, tries: int = 4
     ) -> None:
         self.url, self.timeout, self.tries = url.rstrip("/"), timeout, tries
-        self._key = key or os.environ.get("KSHOT_KEY")
+        if not url.startswith(("http://", "https://")):
+            raise ServerError(f"expected a server's address such as http://127.0.0.1:8000, got {url!r}")
+        self._key = key or os.environ.get("KSHOT_KEY") or None
 
     def _options(self) -> dict[str, Any]:
         headers = {} if self._key is None else {"Authorization": f"Bearer {self._key}"}

@@ -223,6 +223,12 @@ def test_a_deletion_that_is_sent_twice_is_one(server: Server, letters: Letters) 
         answer = server.http.delete(f"/v1/tasks/{task}", headers=headers)
         assert (answer.status_code, answer.headers.get("idempotent-replayed")) == (204, replayed)
     assert server.http.delete(f"/v1/tasks/{task}", headers=server.key).status_code == 404
+    once = {**server.key, "Idempotency-Key": "made once"}
+    body = {"examples": letters.examples}
+    made = server.http.post("/v1/tasks", json=body, headers=once).json()["id"]
+    assert server.http.delete(f"/v1/tasks/{made}", headers=server.key).status_code == 204
+    again = server.http.post("/v1/tasks", json=body, headers=once)
+    assert again.json() == {"id": made}, "and gone since: sent again it makes no other"
     other = server.http.delete(f"/v1/tasks/{server.create(letters.examples)['id']}", headers=headers)
     assert other.json()["type"] == "urn:kshot:problem:idempotency"
 

@@ -196,6 +196,12 @@ def test_a_task_that_is_none(server: Server, body: Any, status: int, name: str, 
         (b"a=1", "application/x-www-form-urlencoded", 415, "media-type"),
         (b"hello", "multipart/form-data", 400, "unreadable"),
         (b"hello", "multipart/form-data; boundary=x", 400, "unreadable"),
+        (
+            b'--x\r\nContent-Disposition: form-data; name="examples[a]"; filename="a"\r\n\r\ncut off',
+            "multipart/form-data; boundary=x",
+            400,
+            "unreadable",
+        ),
         (b"[" * 100_000, "application/json", 400, "unreadable"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -52,7 +53,8 @@ def test_a_task_from_beginning_to_end(client: Client, letters: Letters, tmp_path
     assert client.download(task)[8:9] == b"{"
     assert [model["name"] for model in client.models()] == ["characters"]
     assert client.tenant()["has"]["tasks"] == 1
-    assert len(client.adapt_predict(letters.x, labels, letters.queries[:2])) == 2
+    rows = client.adapt_predict(letters.x, labels, letters.queries[:2], nearest=1, top=3)
+    assert [(len(row["probabilities"]), len(row["nearest"])) for row in rows] == [(3, 1)] * 2
     for i in range(3):
         client.create_task(letters.x, labels, name=str(i))
     assert [one["name"] for one in client.tasks()] == ["2", "1", "0", "mine"]
@@ -61,6 +63,23 @@ def test_a_task_from_beginning_to_end(client: Client, letters: Letters, tmp_path
     with pytest.raises(ServerError, match=rf"there is no task {task}: .*\(404\)") as refused:
         client.task(task)
     assert (refused.value.status, refused.value.name) == (404, "not-found")
+
+
+def test_what_is_a_tenants_own(server: Server, letters: Letters) -> None:
+    with Client(f"http://127.0.0.1:{server.port}", server.secret) as client:
+        task = client.create_task(letters.x, [f"c{label}" for label in letters.y])["id"]
+        client.feedback(task, "c0", predicted="c1")
+        lines = [json.loads(line) for line in client.export().splitlines()]
+        assert [line["kind"] for line in lines] == ["tenant", "task", *["example"] * 25, "feedback"]
+        assert (lines[-1]["label"], lines[-1]["right"]) == ("c0", False)
+        page = client.audit(limit=1)
+        assert [one["action"] for one in page["audit"]] == ["feedback"]
+        assert client.audit(limit=1, before=page["next"])["audit"][0]["action"] == "create"
+        assert client.erase() is None
+        with pytest.raises(ServerError, match="expected a valid key"):
+            client.tenant()
+    with pytest.raises(ServerError, match="expected a server's address such as http://127.0.0.1:8000, got 'here'"):
+        Client("here")
 
 
 def test_the_same_from_asyncio(server: Server, letters: Letters) -> None:

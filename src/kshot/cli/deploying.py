@@ -160,7 +160,9 @@ def monitor(context: Context) -> Outcome:
         line += f", {found['right']:.1%} of {found['judged']:,} judged answers right"
     name, digest = context.results["deploy"].get("name"), context.results["deploy"].get("digest")
     if digest is not None and not any(model["digest"] == digest for model in models):
-        context.say(f"the server does not serve {name} as it was deployed: is it another database?")
+        context.say(
+            f"the server does not serve {name} as it was deployed: it will within seconds, if it has that database"
+        )
     if found["drifting"]:
         settings = context.out / PLACE / "server.yaml"
         context.say(

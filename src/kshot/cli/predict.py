@@ -44,7 +44,7 @@ def command(
     """Label files with an adapted task: the likeliest classes with their probabilities."""
     output = Output(as_json)
     with output.alone():
-        if server is not None:
+        if server is not None and not task.is_file():  # which KSHOT_SERVER knows nothing of
             remote.predict(output, server, str(task), expand(files), top, lines)
             return
         from kshot.artifacts import load_adapted

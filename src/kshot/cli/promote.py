@@ -22,6 +22,11 @@ def command(
     over: Annotated[str, typer.Option(help="The run that is served now.")],
     data: Annotated[str, typer.Option(help="What was asked of late (kshot data from-server): its test classes.")],
     tasks: Annotated[int, typer.Option(min=2, help="Unseen tasks of each kind.")] = 600,
+    way: Annotated[
+        int | None, typer.Option(min=2, help="Classes a task; as the served run's.", show_default=False)
+    ] = None,
+    shot: Annotated[int | None, typer.Option(min=1, help="Examples a class; likewise.", show_default=False)] = None,
+    query: Annotated[int | None, typer.Option(min=1, help="Queries a class; likewise.", show_default=False)] = None,
     tolerance: Annotated[float, typer.Option(help="Points of accuracy that the old tasks may lose.")] = 0.5,
     seed: Annotated[int, typer.Option(help="Of the tasks.")] = 1,
     name: Annotated[
@@ -49,9 +54,12 @@ def command(
         spec = served.provenance.get("source") or {}
         if "name_or_path" not in spec:
             raise ConfigError(f"{over}: nothing says what it was trained on, so that nobody can tell what is forgotten")
-        sizes = {key: spec[key] for key in ("way", "shot", "query") if key in spec}
+        asked = {key: value for key, value in (("way", way), ("shot", shot), ("query", query)) if value is not None}
+        sizes = {key: spec[key] for key in ("way", "shot", "query") if key in spec} | asked
         new = load(data, **sizes, **on_other_data(served, data)).test
-        found = promotion(refined, served, new, load(**spec).test, tasks=tasks, seed=seed, tolerance=tolerance / 100)
+        found = promotion(
+            refined, served, new, load(**{**spec, **asked}).test, tasks=tasks, seed=seed, tolerance=tolerance / 100
+        )
         output.table(
             ["accuracy", "served", "candidate", "difference"],
             [

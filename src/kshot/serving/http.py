@@ -129,6 +129,9 @@ async def upload_of(http: HTTPRequest, body: bytes, most: int) -> Upload:
     """
     from starlette.formparsers import MultiPartException, MultiPartParser
 
+    if not body.rstrip().endswith(b"--"):
+        raise UnreadableError("expected a whole multipart/form-data body, got one without its closing boundary")
+
     async def stream() -> Any:
         yield body
 
@@ -211,11 +214,15 @@ def problem_response(error: ProblemError, request: str | None) -> Response:
     return Response(json.dumps(error.document(request)).encode(), error.status, error.headers, MEDIA_TYPE)
 
 
-def check_labels(labels: Sequence[str], limits: Limits) -> None:
-    """Raises InvalidError for a label that is longer than labels may be."""
+def check_labels(labels: Sequence[str], limits: Limits, where: str = "examples[{}].label") -> None:
+    """Raises InvalidError for a label that is longer than labels may be.
+
+    Args:
+        where: what the i-th one is called.
+    """
     for i, label in enumerate(labels):
         size = len(label.encode("utf-8", "surrogatepass"))
         if size > limits.label_bytes:
-            raise InvalidError(f"examples[{i}].label: expected at most {limits.label_bytes} bytes, got {size:,}")
+            raise InvalidError(f"{where.format(i)}: expected at most {limits.label_bytes} bytes, got {size:,}")
         if any(0xD800 <= ord(c) <= 0xDFFF or ord(c) < 32 for c in label):
-            raise InvalidError(f"examples[{i}].label: expected text without control characters, got {label[:40]!r}")
+            raise InvalidError(f"{where.format(i)}: expected text without control characters, got {label[:40]!r}")

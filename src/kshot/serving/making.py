@@ -67,6 +67,8 @@ async def adapted_state(
         adaptation = await service.compute_when_idle(order, principal)
     else:
         adaptation = await service.compute(service.adaptations, order, principal, order.size, deadline)
+    for stage, seconds in adaptation.seconds.items():
+        service.metrics.stages.labels(f"adapt_{stage}" if stage != "adapt" else "adapt_heads").observe(seconds)
     if model.digest in service.paces:
         steps = order.options.get("steps", model.steps)
         service.paces[model.digest].observe(len(members), steps, sum(adaptation.seconds.values()))

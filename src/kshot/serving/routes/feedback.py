@@ -20,7 +20,7 @@ async def feedback(http: HTTPRequest, task: str) -> Response:
     request = writing(http, principal, body)
     document = json_of(http, body)
     asked = schemas.parse(schemas.Feedback, document)
-    check_labels([asked.label], service.settings.limits)
+    check_labels([asked.label], service.settings.limits, "label")
     if asked.predicted is None and asked.query is None:
         raise InvalidError("expected what was predicted, or the query itself")
     state = await service.state(row)

@@ -217,7 +217,8 @@ def remove(connection: Connection, task: TaskRow) -> None:
     if size is None:
         raise GoneError(task.id)
     held = len(connection.execute(select(examples.c.number).where(examples.c.task == task.id)).all())
-    connection.execute(delete(answers).where(answers.c.task == task.id))
+    # That a request was answered stays known for a day: sent again it would make the task anew.
+    connection.execute(update(answers).where(answers.c.task == task.id).values(task=None, content=_given(task.id)))
     connection.execute(delete(tasks).where(tasks.c.id == task.id))  # and, by reference, all that is its own
     count(connection, task.tenant, {"tasks": -1, "examples": -held, "bytes": -size})
 
