@@ -25,7 +25,7 @@ COMMANDS = [
     "command",
     [[c] for c in COMMANDS]
     + [["data", c] for c in ("list", "info", "get")]
-    + [["keys", c] for c in ("create", "list", "revoke")],
+    + [["keys", c] for c in ("create", "list", "revoke", "quota")],
 )
 def test_every_help_has_an_example(kshot: Kshot, command: list[str]) -> None:
     text = kshot(*command, "--help").stdout

@@ -85,6 +85,21 @@ def test_keys(kshot: Kshot) -> None:
     assert actions == ["key.create", "key.create", "key.revoke"]
 
 
+def test_quotas_of_a_tenant(kshot: Kshot) -> None:
+    kshot("keys", "create", "acme")
+    assert "none of its own" in kshot("keys", "quota", "acme").stdout
+    said = kshot("keys", "quota", "acme", "--tasks", 1, "--requests-per-second", 50)
+    assert "Quotas of acme: tasks 1, requests_per_second 50.0; else those of the server's settings" in said.stdout
+    more = json.loads(kshot("keys", "quota", "acme", "--examples", 25, "--json").stdout)
+    assert more["quotas"] == {"tasks": 1, "requests_per_second": 50.0, "examples": 25}
+    assert "there is no tenant 'nobody'" in kshot("keys", "quota", "nobody", code=2).stderr
+    for words in (("list",), ("revoke", "key_0"), ("quota", "acme")):
+        refused = kshot("keys", *words, "--database", "sqlite:///elsewhere.db", code=2).stderr
+        assert "there is no database elsewhere.db: run this where the server does" in refused
+    assert not Path("elsewhere.db").exists()
+    assert "expected the name of a tenant, got ''" in kshot("keys", "create", "", code=2).stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -9,9 +10,11 @@ import math
 import socket
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
 from PIL import Image
@@ -22,6 +25,7 @@ from kshot.errors import ArtifactError
 from kshot.learners.adapted import AdaptedModel
 from kshot.serving.problems import PROBLEMS
 from kshot.serving.served import ServedModel
+from kshot.serving.store import tables
 
 
 def bomb(width: int, height: int) -> bytes:
@@ -244,6 +248,22 @@ def test_names_are_only_names(server: Server, letters: Letters) -> None:
     assert made["name"] == odd[1]
     assert server.predict(made["id"], letters.query(0))[0]["label"] in odd
     assert server.http.get(f"/v1/tasks/{made['id']}/model", headers=server.key).status_code == 200
+
+
+def test_a_state_that_cannot_be_read_is_its_tasks_alone(server: Server, letters: Letters) -> None:
+    good, bad = server.create(letters.examples)["id"], server.create(letters.examples)["id"]
+    with server.database.engine.begin() as connection:
+        connection.execute(tables.states.update().where(tables.states.c.task == bad).values(content=b"nonsense"))
+    for id_ in (good, bad):
+        server.service.cache.drop(id_)
+    found = asyncio.run(ask_together(server, (good, bad), letters.query(0)))
+    assert [answer.status_code for answer in found] == [200, 409]
+    assert "cannot be opened" in found[1].json()["detail"]
+
+
+async def ask_together(server: Server, ids: Sequence[str], query: Any) -> list[httpx.Response]:
+    async with httpx.AsyncClient(base_url=server.http.base_url, headers=server.key, trust_env=False) as http:
+        return await asyncio.gather(*(http.post(f"/v1/tasks/{id_}/predict", json=query) for id_ in ids))
 
 
 def test_another_model_knows_nothing_of_a_task(

@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 from kshot.errors import ArtifactError, ConfigError
 from kshot.serving.lanes import BusyError, Lane, LateError
 from kshot.serving.lookups import Gather
+from kshot.serving.payloads import pack, unpack
 from kshot.serving.rates import Rates
 from kshot.serving.settings import load_settings
 from kshot.serving.states import State, StateCache, decode, encode
-from kshot.serving.store.rows import pack, unpack
+from kshot.serving.store import rows
 from kshot.serving.threads import compute_alone, compute_with, in_a_thread_that_ends, threads_of
 from kshot.serving.vault import Vault, new_key, read_keys
 
@@ -222,7 +223,7 @@ def test_threads_compute_with_as_many_as_they_were_told() -> None:
 
 @given(st.sets(st.integers(1, 200)))
 def test_ranges_of_numbers(numbers: set[int]) -> None:
-    assert unpack(pack(numbers)) == sorted(numbers)
+    assert rows.unpack(rows.pack(numbers)) == sorted(numbers)
 
 
 def test_the_vault(tmp_path: Path) -> None:
@@ -263,6 +264,15 @@ def state(task: str = "t", version: int = 1, size: int = 4) -> State:
     y = torch.tensor([0, 1])
     both = torch.ones(2, dtype=torch.bool)
     return State(task, version, "d", adapted, both, ["a", "b"], [1, 2], y, torch.randn(2, 3), {})
+
+
+def test_halves_as_bytes() -> None:
+    tensors = {"half": torch.randn(3, 2).bfloat16(), "whole": torch.arange(4)}
+    head, found = unpack(pack({"a": 1}, tensors))
+    assert head == {"a": 1}
+    for name, tensor in tensors.items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name], tensor)
 
 
 def test_states_as_bytes() -> None:

@@ -16,6 +16,8 @@ from sqlalchemy.engine import Connection
 
 from kshot.errors import ArtifactError, ConfigError, RunError
 from kshot.serving.served import ServedModel
+from kshot.serving.server import open_store
+from kshot.serving.settings import load_settings
 from kshot.serving.store import access, journal, registry, tables
 from kshot.serving.store.database import Database
 from kshot.serving.store.migrate import migrate
@@ -136,6 +138,19 @@ def test_a_model_is_promoted_whatever_it_was_called_before(database: Database) -
     database.write(lambda c: registry.promote(c, digest="2" * 64, name="mine", path="-", info={})).result()
     with database.reading() as connection:
         assert registry.current(connection)["mine"].digest == "2" * 64
+
+
+def test_no_key_is_made_for_what_was_sealed_with_another(
+    url: str, database: Database, model: ServedModel, letters: Letters, tmp_path: Path
+) -> None:
+    with Server(database, {"characters": model}, tmp_path).running() as server:
+        server.create(letters.examples)
+    elsewhere = tmp_path / "elsewhere.key"
+    with pytest.raises(
+        ConfigError, match=r"there is no key file .*elsewhere.key, and what is in the database was sealed"
+    ):
+        open_store(load_settings(None, {"database": url, "master_key": str(elsewhere)}, {}))
+    assert not elsewhere.exists()
 
 
 def test_use_is_added_up(database: Database) -> None:

@@ -143,6 +143,15 @@ def test_what_a_budget_chooses(both: Server, letters: Letters) -> None:
     assert answer.json()["chosen"]["steps"] == 4
 
 
+def test_an_adaptation_that_would_take_too_long_is_not_begun(both: Server, letters: Letters) -> None:
+    both.service.paces = paces(both, Pace(0.0, 0.0), Pace(0.0, 0.0, 1.0))  # a second for each example in each step
+    body = {"examples": letters.examples, "model": "maml", "options": {"steps": 3}}
+    answer = both.http.post("/v1/tasks", json=body, headers=both.key)
+    assert (answer.status_code, answer.json()["type"]) == (422, "urn:kshot:problem:budget")
+    assert "at most 60 s, this one would take about 75 s here" in answer.json()["detail"]
+    assert both.create(letters.examples, model="maml", options={"steps": 2})
+
+
 def test_a_prediction_that_comes_too_late_is_not_made(both: Server, letters: Letters) -> None:
     made = both.create(letters.examples)
     body = {"queries": [letters.query(0)], "latency_ms": 1e-6}

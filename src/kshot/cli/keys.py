@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     cls=Group,
-    help="Keys of a server's tenants: create, list, revoke; and its master key: rotate.",
+    help="Keys of a server's tenants: create, list, revoke; what a tenant may have: quota; the master key: rotate.",
     no_args_is_help=True,
     rich_markup_mode=None,
     epilog=examples("kshot keys create acme", "kshot keys list", "kshot keys revoke key_0123456789abcdef01234567"),
@@ -56,7 +56,9 @@ def create(
     from kshot.serving.store import access, journal
 
     output = Output(as_json)
-    with _database(database, settings) as opened:
+    if not tenant.strip():
+        raise ConfigError(f"expected the name of a tenant, got {tenant!r}")
+    with _database(database, settings, new=True) as opened:
 
         def change(connection: Connection) -> tuple[str, str]:
             made = access.create_key(connection, tenant, name, scope or ("predict", "write"))
@@ -120,6 +122,46 @@ def revoke(
     Output().say(f"{id_} is revoked")
 
 
+@app.command("quota", epilog=examples("kshot keys quota acme --tasks 100 --requests-per-second 50"))
+def quota(
+    tenant: Annotated[str, typer.Argument(metavar="TENANT", help="Its name.")],
+    tasks: Annotated[int | None, typer.Option(min=0, help="Stored at once.", show_default=False)] = None,
+    examples: Annotated[int | None, typer.Option(min=0, help="Over all tasks.", show_default=False)] = None,
+    bytes_: Annotated[int | None, typer.Option("--bytes", min=0, help="Of examples.", show_default=False)] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            "--requests-per-second", min=0.001, help="On average, of each worker its part.", show_default=False
+        ),
+    ] = None,
+    database: Url = None,
+    settings: File = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a tenant may have, in place of the server's quotas; without options, show it."""
+    from kshot.serving.store import access, journal
+
+    given = {"tasks": tasks, "examples": examples, "bytes": bytes_, "requests_per_second": rate}
+    said = {name: value for name, value in given.items() if value is not None}
+
+    def change(connection: Connection) -> dict[str, Any] | None:
+        id_ = access.find_tenant(connection, tenant)
+        if id_ is None:
+            return None
+        if said:
+            journal.note(connection, "quota", tenant=id_, quotas=said)
+        return access.set_quotas(connection, id_, said)
+
+    with _database(database, settings) as opened:
+        found = opened.write(change).result()
+    if found is None:
+        raise ConfigError(f"there is no tenant {tenant!r}: kshot keys list says which there are")
+    output = Output(as_json)
+    own = ", ".join(f"{name} {value:,}" for name, value in found.items()) or "none of its own"
+    output.say(f"Quotas of {tenant}: {own}; else those of the server's settings")
+    output.result({"tenant": tenant, "quotas": found})
+
+
 @app.command("rotate", epilog=examples("kshot keys rotate", "kshot keys rotate --begin", "kshot keys rotate --finish"))
 def rotate(
     begin: Annotated[
@@ -160,12 +202,19 @@ def rotate(
 
 
 @contextmanager
-def _database(url: str | None, settings: Path | None) -> Iterator[Database]:
+def _database(url: str | None, settings: Path | None, *, new: bool = False) -> Iterator[Database]:
+    """The server's database; with `new` also one that there is not yet."""
     from kshot.serving.settings import load_settings
-    from kshot.serving.store.database import Database
+    from kshot.serving.store.database import Database, address
     from kshot.serving.store.migrate import migrate
 
-    opened = Database(load_settings(settings, {"database": url}).database)
+    asked = load_settings(settings, {"database": url}).database
+    parsed = address(asked)
+    if not new and parsed.get_backend_name() == "sqlite" and not Path(str(parsed.database)).is_file():
+        raise ConfigError(
+            f"there is no database {parsed.database}: run this where the server does, or say --database or --settings"
+        )
+    opened = Database(asked)
     try:
         migrate(opened)
         yield opened

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from kshot.serving.adapting import Adaptation, Order
 from kshot.serving.held_out import findings
 from kshot.serving.payloads import pack_example
-from kshot.serving.problems import ConflictProblemError, InputError, SupportProblemError
+from kshot.serving.problems import BudgetError, ConflictProblemError, InputError, SupportProblemError
 from kshot.serving.served import ServedModel
 from kshot.serving.service import Service
 from kshot.serving.states import State
@@ -60,6 +60,7 @@ async def adapted_state(
     index: dict[str | None, int] = {label: i for i, label in enumerate(labels)}
     y = torch.tensor([index.get(member.label, -1) for member in members], dtype=torch.int64)
     order = _order(model, task, members, y, pool)
+    _check_pace(service, model, order, len(members))
     if deadline is None:
         deadline = time.perf_counter() + service.settings.limits.wait_seconds
     adaptation: Adaptation
@@ -89,6 +90,17 @@ async def adapted_state(
         info,
     )
     return state, adaptation
+
+
+def _check_pace(service: Service, model: ServedModel, order: Order, examples: int) -> None:
+    """Raises BudgetError for an adaptation that would keep the others waiting for too long."""
+    pace, most = service.paces.get(model.digest), service.settings.limits.adapt_seconds
+    expected = 0.0 if pace is None else pace.expect(examples, order.options.get("steps", model.steps))
+    if expected > most:
+        raise BudgetError(
+            f"expected an adaptation of at most {most:g} s, this one would take about {expected:.0f} s here: give "
+            "fewer examples, or fewer steps"
+        )
 
 
 def _own(leaf: Any) -> Any:

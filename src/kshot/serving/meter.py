@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
+from collections.abc import Mapping
 from datetime import datetime, timezone
 
 
 class Meter:
-    """Counts by day, tenant and what: requests, predictions, adaptations, milliseconds of computing."""
+    """Counts by day, tenant and what: requests, predictions, adaptations."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -20,6 +21,13 @@ class Meter:
         with self._lock:
             for what, amount in amounts.items():
                 self._used[day][tenant, what] += amount
+
+    def give_back(self, used: Mapping[str, Mapping[tuple[str, str], float]]) -> None:
+        """What was taken, and could not be written down."""
+        with self._lock:
+            for day, amounts in used.items():
+                for key, amount in amounts.items():
+                    self._used[day][key] += amount
 
     def take(self) -> dict[str, dict[tuple[str, str], float]]:
         """All of it, which is the caller's from now on."""

@@ -23,8 +23,15 @@ def pack(head: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
         head: JSON-able.
         tensors: by name.
     """
-    arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
-    forms = [[name, array.dtype.newbyteorder("<").str, array.shape] for name, array in arrays.items()]
+    halves = {name for name, tensor in tensors.items() if tensor.dtype == torch.bfloat16}  # which NumPy has not
+    arrays = {
+        name: (tensor.view(torch.int16) if name in halves else tensor).detach().cpu().numpy()
+        for name, tensor in tensors.items()
+    }
+    forms = [
+        [name, _HALF if name in halves else array.dtype.newbyteorder("<").str, array.shape]
+        for name, array in arrays.items()
+    ]
     line = orjson.dumps({"head": head, "tensors": forms}, option=orjson.OPT_NON_STR_KEYS)
     return b"".join(
         [line, b"\n", *(array.astype(array.dtype.newbyteorder("<")).tobytes() for array in arrays.values())]

@@ -10,7 +10,9 @@ import signal
 import socket
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 
+from sqlalchemy import select
 from sqlalchemy.engine import Connection
 
 from kshot.errors import ConfigError, KshotError, MissingExtraError, RunError
@@ -23,6 +25,7 @@ from kshot.serving.settings import Settings
 from kshot.serving.store import access, registry
 from kshot.serving.store.database import Database
 from kshot.serving.store.migrate import migrate
+from kshot.serving.store.tables import states
 from kshot.serving.threads import compute_alone, in_a_thread_that_ends, threads_of
 from kshot.serving.vault import Vault
 from kshot.serving.workers import run_workers
@@ -55,6 +58,14 @@ def open_store(settings: Settings) -> tuple[Database, Vault]:
     """The database, brought to today's schema, and the vault that belongs to it."""
     database = Database(settings.database)
     migrate(database)
+    with database.reading() as connection:
+        filled = connection.execute(select(states.c.task).limit(1)).first() is not None
+    if filled and not Path(settings.master_key).is_file():
+        database.close()
+        raise ConfigError(
+            f"there is no key file {settings.master_key}, and what is in the database was sealed with one: put it "
+            "there, or say master_key"
+        )
     return database, Vault.of_file(settings.master_key)
 
 

@@ -14,7 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 from torch import Tensor
 
-from kshot.errors import KshotError, suggest
+from kshot.errors import ArtifactError, KshotError, suggest
 from kshot.serving.adapting import Adaptation, Order, adapt_together
 from kshot.serving.budgets import Choice, Pace, choose
 from kshot.serving.health import Seen, Watch, drift
@@ -49,7 +49,7 @@ T = TypeVar("T")
 _log = logging.getLogger("kshot.serving")
 
 AT_ONCE = 64
-"""Arrays that are read within the event loop: about a millisecond."""
+"""Arrays that are read within the event loop, of at most so many rows of so many numbers: about a millisecond."""
 
 QUIET = 1.0
 """Seconds without an adaptation until checks are done: who makes one task after the other waits for none of them."""
@@ -144,18 +144,29 @@ class Service:
         """Writes down what was only counted so far: use, and how queries look. A killed process loses that alone."""
         self.metrics.refresh()
         seen, used = self.watch.take(), self.meter.take()
+        try:
+            self._write_down(seen, used)
+        except BaseException:
+            for (task, version), one in seen.items():
+                self.watch.add(task, version, one)
+            self.meter.give_back(used)
+            raise
+        for (task, version), one in seen.items():
+            self._note_drift(task, version, one)
+        if self.database.unerased:
+            self.database.erase()
+
+    def _write_down(
+        self, seen: Mapping[tuple[str, int], Seen], used: Mapping[str, Mapping[tuple[str, str], float]]
+    ) -> None:
 
         def change(connection: Connection) -> None:
             journal.add_health(connection, {of: asdict(one) for of, one in seen.items()})
             for day, amounts in used.items():
                 journal.use(connection, day, amounts)
 
-        for (task, version), one in seen.items():
-            self._note_drift(task, version, one)
         if seen or used:
             self.database.write(change).result()
-        if self.database.unerased:
-            self.database.erase()
 
     def _note_drift(self, task: str, version: int, seen: Seen) -> None:
         state = self.cache.get(task, version)
@@ -248,9 +259,12 @@ class Service:
         """
         state = self.cache.get(task.id, task.version)
         if state is None:
-            state = await self._states.get(task.id)
-            if state is None:
+            found = await self._states.get(task.id)
+            if found is None:
                 raise NotFoundError(f"there is no task {task.id}: it was deleted")
+            if isinstance(found, ArtifactError):
+                raise ConflictProblemError(f"the state of task {task.id} cannot be read: {found}")
+            state = found
             self.cache.put(state)
         if not await self.knows(state.digest):
             raise ConflictProblemError(
@@ -336,7 +350,7 @@ class Service:
         Raises:
             InputError: as `Reader.read`.
         """
-        if len(items) <= AT_ONCE and all(isinstance(item, dict) and "x" in item for item in items):
+        if len(items) <= AT_ONCE and all(isinstance(item, dict) and _is_small(item.get("x")) for item in items):
             return reader.read(items, what)
         return await self.parsing(reader.read, items, what)
 
@@ -373,10 +387,20 @@ class Service:
             rows = tasks.find(connection, ids, tenants) if ids else {}
         return {(hash_, id_): (principals.get(hash_), rows.get(id_)) for hash_, id_ in asked}
 
-    def _find_states(self, ids: list[str]) -> Mapping[str, State]:
+    def _find_states(self, ids: list[str]) -> Mapping[str, State | ArtifactError]:
         with self.database.reading() as connection:
             found = tasks.load_states(connection, ids)
-        return {id_: decode(self.vault.open(sealed, about_state(id_))) for id_, (_, _, sealed) in found.items()}
+        return {id_: self._opened(id_, sealed) for id_, (_, _, sealed) in found.items()}
+
+    def _opened(self, task: str, sealed: bytes) -> State | ArtifactError:
+        try:
+            return decode(self.vault.open(sealed, about_state(task)))
+        except ArtifactError as error:  # of this task: others that are read with it know nothing of it
+            return error
+
+
+def _is_small(x: Any) -> bool:
+    return type(x) is list and len(x) <= AT_ONCE and all(type(row) is not list or len(row) <= AT_ONCE for row in x)
 
 
 def _own(principal: Principal, row: TaskRow | None, id_: str) -> TaskRow:

@@ -32,6 +32,7 @@ class Limits(_Section):
         steps: inner steps of an adaptation.
         header_seconds, body_seconds: for the headers of a request to arrive, and for its body.
         wait_seconds: that an adaptation may wait to be begun; then it is answered 504.
+        adapt_seconds: that an adaptation may take, by what others took here; a longer one is not begun (422).
     """
 
     body_bytes: int = Field(default=16_000_000, ge=1)
@@ -44,6 +45,7 @@ class Limits(_Section):
     header_seconds: float = Field(default=10.0, gt=0)
     body_seconds: float = Field(default=60.0, gt=0)
     wait_seconds: float = Field(default=60.0, gt=0)
+    adapt_seconds: float = Field(default=60.0, gt=0)
 
 
 class Quotas(_Section):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import case, delete, func, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
@@ -123,8 +123,9 @@ def load_health(connection: Connection, task: str) -> tuple[tuple[int, dict[str,
     """The version and the sums over a task's queries, if there are any; and of its feedback how many there were right,
     and how many in all."""
     row = connection.execute(select(health.c.version, health.c.seen).where(health.c.task == task)).one_or_none()
-    told = connection.execute(select(feedback.c.right).where(feedback.c.task == task)).scalars().all()
-    return None if row is None else (row.version, row.seen), (sum(told), len(told))
+    right = func.sum(case((feedback.c.right, 1), else_=0))
+    told = connection.execute(select(right, func.count()).where(feedback.c.task == task)).one()
+    return None if row is None else (row.version, row.seen), (int(told[0] or 0), int(told[1]))
 
 
 def add_health(connection: Connection, seen: Mapping[tuple[str, int], Mapping[str, float]]) -> None:

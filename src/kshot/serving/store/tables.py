@@ -190,7 +190,7 @@ usage = Table(
     METADATA,
     _tenant(),
     Column("day", String(10), nullable=False),
-    Column("what", String(32), nullable=False),  # requests, predictions, adaptations, compute_ms, bytes_in
+    Column("what", String(32), nullable=False),  # requests, predictions, adaptations
     Column("count", Float, nullable=False),
     PrimaryKeyConstraint("tenant", "day", "what"),
 )

@@ -230,9 +230,12 @@ def count(
 
     Raises:
         QuotaError: it would be more than it may.
+        GoneError: it was erased meanwhile.
     """
     added = {f"more_{name}": more.get(name, 0) for name in HOLDINGS}
-    has = connection.execute(_COUNT, {"whose": tenant, **added}).one()
+    has = connection.execute(_COUNT, {"whose": tenant, **added}).one_or_none()
+    if has is None:
+        raise GoneError(tenant)
     for name, number in more.items():
         limit = (quotas or {}).get(name)
         now_has = getattr(has, name)
