@@ -32,7 +32,7 @@ def task() -> dict[str, Any]:
     return {"examples": [{"x": one, "label": f"c{y}"} for one, y in zip(x, episode.support.y.tolist(), strict=True)]}
 
 
-@pytest.mark.skipif(os.name == "nt", reason="signals")
+@pytest.mark.skipif(os.name == "nt", reason="Windows ends processes without signals")
 def test_a_server_from_one_command() -> None:
     with serving("characters", kill=True) as (http, key, _):
         assert http.get("/healthz").json() == {"status": "ok"}
@@ -115,7 +115,7 @@ def test_what_cannot_be_served(kshot: Kshot, arguments: tuple[str, ...], message
     assert not list(Path.cwd().iterdir()), "nothing is made of what is refused"
 
 
-@pytest.mark.skipif(os.name == "nt", reason="signals")
+@pytest.mark.skipif(os.name == "nt", reason="Windows ends processes without signals")
 def test_several_workers() -> None:
     with serving("characters", "--no-auth", "--workers", "2") as (http, _, lines):
         made = http.post("/v1/tasks", json=task()).json()
@@ -143,7 +143,7 @@ def test_several_workers() -> None:
     assert any("a worker ended" in line for line in lines)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="signals")
+@pytest.mark.skipif(os.name == "nt", reason="Windows ends processes without signals")
 def test_a_port_that_is_taken(kshot: Kshot) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -154,7 +154,7 @@ def test_a_port_that_is_taken(kshot: Kshot) -> None:
         assert "--port 0 takes a free one" in found.stderr
 
 
-@pytest.mark.skipif(os.name == "nt", reason="signals")
+@pytest.mark.skipif(os.name == "nt", reason="Windows ends processes without signals")
 def test_what_was_begun_is_finished_when_the_server_ends() -> None:
     with serving("characters", "--no-auth") as (http, _, lines):
         body = json.dumps(task()).encode()

@@ -233,6 +233,15 @@ def test_what_is_not_there(server: Server) -> None:
     assert injected.status_code == 401
 
 
+def test_nobody_fills_the_counters_with_names(server: Server) -> None:
+    for i in range(20):
+        server.http.get(f"/v1/tasks/anything-{i}")
+        server.http.delete(f"/v1/tasks/anything-{i}/examples/x{i}", headers=server.key)
+    text = server.http.get("/metrics").text
+    assert "anything" not in text
+    assert 'route="/v1/tasks/{task}",status="401"' in text
+
+
 def test_names_are_only_names(server: Server, letters: Letters) -> None:
     """What would be a path, a statement or a tag elsewhere comes back as it was given."""
     odd = [

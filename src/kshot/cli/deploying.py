@@ -42,6 +42,7 @@ def deploy(context: Context) -> Outcome:
         return Outcome({"deployed": False}, "left out: a server needs more, pip install 'kshot[serve]'")
     from kshot.artifacts.learner import digest as learner_digest
     from kshot.serving.registering import serve_from_now_on, served
+    from kshot.serving.settings import load_settings
 
     place = (context.out / PLACE).absolute()
     place.mkdir(parents=True, exist_ok=True)
@@ -63,7 +64,7 @@ def deploy(context: Context) -> Outcome:
             elif source.is_file():
                 shutil.copy2(source, folder / part)
     try:
-        serve_from_now_on(settings["database"], release, name, tasks=settings.get("calibration", 150))
+        serve_from_now_on(settings["database"], release, name, tasks=load_settings(None, settings, {}).calibration)
     except UnsupportedError as error:
         shutil.rmtree(release)
         return Outcome({"deployed": False}, f"left out: {error}")

@@ -15,6 +15,7 @@ from torch import Tensor
 from kshot import engine
 from kshot.episodes import Examples, Input, Unlabeled, cat_inputs, first_tensor, map_input
 from kshot.serving.calibration import reference
+from kshot.serving.grouped import in_groups
 from kshot.serving.held_out import HeldOut, held_out
 from kshot.serving.served import ServedModel
 from kshot.serving.suggesting import suggest_labels
@@ -83,23 +84,7 @@ class Adaptation:
 
 def adapt_together(orders: Sequence[Order]) -> list[Adaptation | Exception]:
     """The adaptations of any support sets, in their order; an exception is its order's alone."""
-    results: list[Adaptation | Exception | None] = [None] * len(orders)
-    for members in engine.groups_of([(id(o.model), tuple(sorted(o.options.items()))) for o in orders]):
-        try:
-            found: Sequence[Adaptation | Exception] = _adapt([orders[i] for i in members])
-        except Exception as error:
-            # Whose fault it is shows when each is alone.
-            found = [error] if len(members) == 1 else [_alone(orders[i]) for i in members]
-        for i, result in zip(members, found, strict=True):
-            results[i] = result
-    return [result for result in results if result is not None]
-
-
-def _alone(order: Order) -> Adaptation | Exception:
-    try:
-        return _adapt([order])[0]
-    except Exception as error:
-        return error
+    return in_groups(orders, lambda order: (id(order.model), tuple(sorted(order.options.items()))), _adapt)
 
 
 @torch.no_grad()

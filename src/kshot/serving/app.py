@@ -39,7 +39,8 @@ _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _PROCESS, _NUMBERS = secrets.token_hex(5), itertools.count()
 """A request's own id: of this process, and how many there were before."""
 
-_NAMES = re.compile(r"/(task_[0-9a-f]+|\d+)(?=/|$)")
+_TASK = re.compile(r"(?<=^/v1/tasks/)[^/]+")
+_EXAMPLE = re.compile(r"(?<=/examples/)[^/]+")
 _PREDICT = re.compile(r"/v1/tasks/([^/]+)/predict")
 
 
@@ -161,12 +162,9 @@ class Around:
 
 
 def _route_of(path: str, status: int) -> str:
-    """A path without ids; of those that there are not, one name for all."""
-    return "other" if status in (404, 405) else _NAMES.sub(_named, path)
-
-
-def _named(found: re.Match[str]) -> str:
-    return "/{task}" if found[0].startswith("/task_") else "/{number}"
+    """A path without what a client may write there, or there would be a counter for everything that one does; of those
+    that there are not, one name for all."""
+    return "other" if status in (404, 405) else _EXAMPLE.sub("{number}", _TASK.sub("{task}", path))
 
 
 def _unexpected(request: str | None) -> Response:

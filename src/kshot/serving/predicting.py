@@ -16,6 +16,7 @@ from torch import Tensor
 from kshot import engine
 from kshot.episodes import Input, map_input
 from kshot.functional import mask_logits
+from kshot.serving.grouped import in_groups
 from kshot.serving.served import ServedModel
 from kshot.serving.states import State
 
@@ -54,24 +55,7 @@ class Answer:
 
 def predict_together(questions: Sequence[Question]) -> list[Answer | Exception]:
     """The answers to questions of any tasks, in their order; an exception is its question's alone."""
-    answers: list[Answer | Exception | None] = [None] * len(questions)
-    for members in engine.groups_of([(id(q.model), q.x.dtype, q.x.shape[1:]) for q in questions]):
-        those = [questions[i] for i in members]
-        try:
-            found: Sequence[Answer | Exception] = _predict(those)
-        except Exception as error:
-            # Whose fault it is shows when each is alone.
-            found = [error] if len(those) == 1 else [_alone(question) for question in those]
-        for i, answer in zip(members, found, strict=True):
-            answers[i] = answer
-    return [answer for answer in answers if answer is not None]
-
-
-def _alone(question: Question) -> Answer | Exception:
-    try:
-        return _predict([question])[0]
-    except Exception as error:
-        return error
+    return in_groups(questions, lambda q: (id(q.model), q.x.dtype, q.x.shape[1:]), _predict)
 
 
 def _predict(questions: Sequence[Question]) -> list[Answer]:

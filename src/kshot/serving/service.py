@@ -74,7 +74,7 @@ class Service:
         self.by_digest = {model.digest: model for model in models.values()}
         self.readers = {model.digest: Reader(model.learner, settings.limits) for model in models.values()}
         self.cache = StateCache(settings.cache_bytes)
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="kshot-reads", initializer=compute_alone)
+        self._readings = ThreadPoolExecutor(2, thread_name_prefix="kshot-reads", initializer=compute_alone)
         self.threads = threads_of(settings)
         self.closing = False
         self.metrics, self._rates = Metrics(), Rates()
@@ -83,8 +83,8 @@ class Service:
         if settings.authentication == "none":
             self._everyone = Principal(None, database.write(_default_tenant).result(), access.SCOPES)
         self._parsers = ThreadPoolExecutor(2, thread_name_prefix="kshot-parses", initializer=compute_alone)
-        self._lookups = Gather(self._find, self._threads)
-        self._states = Gather(self._find_states, self._threads)
+        self._lookups = Gather(self._find, self._readings)
+        self._states = Gather(self._find_states, self._readings)
         self.predictions = Lane(
             predict_together,
             room=settings.queue,
@@ -159,7 +159,6 @@ class Service:
     def _write_down(
         self, seen: Mapping[tuple[str, int], Seen], used: Mapping[str, Mapping[tuple[str, str], float]]
     ) -> None:
-
         def change(connection: Connection) -> None:
             journal.add_health(connection, {of: asdict(one) for of, one in seen.items()})
             for day, amounts in used.items():
@@ -183,7 +182,7 @@ class Service:
         self.predictions.close()
         self.adaptations.close()
         self.flush()
-        self._threads.shutdown()
+        self._readings.shutdown()
         self._parsers.shutdown()
 
     # ---------------------------------------------------------------- who and what
@@ -266,7 +265,7 @@ class Service:
                 raise ConflictProblemError(f"the state of task {task.id} cannot be read: {found}")
             state = found
             self.cache.put(state)
-        if not await self.knows(state.digest):
+        if state.digest not in self.by_digest and not await self.knows(state.digest):
             raise ConflictProblemError(
                 f"the model that task {task.id} was adapted with is not served here (digest {state.digest[:12]}...): "
                 "start the server with it, or make the task again"
@@ -375,7 +374,7 @@ class Service:
             with self.database.reading() as connection:
                 return function(connection, *arguments)
 
-        return await asyncio.get_running_loop().run_in_executor(self._threads, read)
+        return await asyncio.get_running_loop().run_in_executor(self._readings, read)
 
     # ---------------------------------------------------------------- reads, in a thread
 
