@@ -232,9 +232,10 @@ class _Calls:
         """What is known of a task."""
         return self._do(_Call("GET", _task(task)))
 
-    def versions(self, task: str) -> Any:
-        """The versions of a task, the newest first."""
-        return self._do(_Call("GET", f"{_task(task)}/versions", part="versions"))
+    def versions(self, task: str, limit: int = 100, before: int | None = None) -> Any:
+        """The versions of a task, the newest first: at most 100, those before a number."""
+        params = {"limit": limit, **_said(before=before)}
+        return self._do(_Call("GET", f"{_task(task)}/versions", params=params, part="versions"))
 
     def examples(self, task: str) -> Any:
         """The numbers and labels of a task's examples."""

@@ -63,3 +63,13 @@ def test_values_are_not_judged() -> None:
     source = kshot.tasks.load("sinusoids")
     with pytest.raises(UnsupportedError, match="expected tasks of classes"):
         promotion(learner(0.0), learner(0.0), source.test, source.test)
+
+
+def test_both_are_asked_about_the_same_classes() -> None:
+    source = kshot.tasks.load("glyphs", way=5, shot=1, query=5)
+    candidate, served = learner(0.0), learner(2.0)
+    splits = candidate.provenance["splits"]
+    # Its run held some of the test classes back from testing: it is not judged on them, so that the tasks are others.
+    candidate.provenance = {**candidate.provenance, "splits": {**splits, "test": splits["test"][:100]}}
+    with pytest.raises(UnsupportedError, match="the tasks of the two differ: one has seen some of their classes"):
+        promotion(candidate, served, source.test, source.test, tasks=10)

@@ -118,8 +118,32 @@ def test_more_examples_and_back(server: Server, letters: Letters) -> None:
         (2, "add", 25, False),
         (1, "create", 18, False),
     ]
-    listed = server.http.get(f"/v1/tasks/{task}/examples", headers=server.key).json()["examples"]
-    assert [one["label"] for one in listed] == [one["label"] for one in letters.examples[:18]]
+    listed = server.http.get(f"/v1/tasks/{task}/examples", headers=server.key).json()
+    assert [one["label"] for one in listed["examples"]] == [one["label"] for one in letters.examples[:18]]
+    assert listed["next"] is None
+
+
+@pytest.mark.parametrize("part", ["examples", "versions"])
+def test_what_a_task_has_comes_in_pages(server: Server, letters: Letters, part: str) -> None:
+    task = server.create(letters.examples[:18])["id"]
+    for _ in range(4):
+        server.http.post(f"/v1/tasks/{task}/rollback", json={"version": 1}, headers=server.key)
+    path = f"/v1/tasks/{task}/{part}"
+    whole = server.http.get(path, headers=server.key).json()
+    assert whole["next"] is None
+    name = "after" if part == "examples" else "before"
+    found: list[Any] = []
+    page: dict[str, Any] = {"next": None}
+    while page["next"] is not None or not found:
+        params = {"limit": 4, **({} if page["next"] is None else {name: page["next"]})}
+        page = server.http.get(path, params=params, headers=server.key).json()
+        assert len(page[part]) <= 4
+        found += page[part]
+    assert found == whole[part]
+    for params, wrong in (({"limit": 0}, "limit: expected 1 to"), ({name: 0}, f"{name}: "), ({"limit": "x"}, "limit")):
+        answer = server.http.get(path, params=params, headers=server.key)
+        assert answer.status_code == 422
+        assert wrong in answer.json()["detail"]
 
 
 def test_what_is_forgotten_was_never_there(server: Server, letters: Letters) -> None:

@@ -26,6 +26,7 @@ from kshot.learners.adapted import AdaptedModel
 from kshot.serving.problems import PROBLEMS
 from kshot.serving.served import ServedModel
 from kshot.serving.store import tables
+from kshot.serving.store.access import set_quotas
 
 
 def bomb(width: int, height: int) -> bytes:
@@ -378,6 +379,15 @@ def test_quotas_and_rates(database: Any, model: Any, tmp_path: Any, letters: Let
         )
         assert "the tenant may store 60 examples, and this would make 61" in more.json()["detail"]
         assert server.http.get(f"/v1/tasks/{task}", headers=server.key).json()["version"] == 1, "nothing of it is done"
+        tenant = server.http.get("/v1/tenant", headers=server.key).json()
+        holds = tenant["has"]["bytes"]
+        body = {"label": "a", "predicted": "b"}
+        assert server.http.post(f"/v1/tasks/{task}/feedback", json=body, headers=server.key).status_code == 201
+        told = server.http.get("/v1/tenant", headers=server.key).json()["has"]["bytes"] - holds
+        assert told > 0, "what is said of queries is stored, too"
+        database.write(lambda connection: set_quotas(connection, tenant["tenant"], {"bytes": holds + told})).result()
+        more = server.http.post(f"/v1/tasks/{task}/feedback", json=body, headers=server.key)
+        assert f"may store {holds + told:,} bytes, and this would make {holds + 2 * told:,}" in more.json()["detail"]
         answers = [server.http.get("/v1/models", headers=server.key) for _ in range(60)]
         refused = [answer for answer in answers if answer.status_code == 429]
         assert refused

@@ -13,6 +13,52 @@ from kshot.serving.door import Door
 from kshot.serving.metrics import Metrics
 
 
+def test_large_bodies_share_the_memory() -> None:
+    async def ask() -> None:
+        let = asyncio.Event()
+
+        async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+            await let.wait()
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+
+        limits = SimpleNamespace(body_bytes=1_000_000)
+        service: Any = SimpleNamespace(
+            settings=SimpleNamespace(queue=100, bodies_bytes=1_500_000, limits=limits), metrics=Metrics()
+        )
+        door = Door(app, service)
+        asked: list[asyncio.Task[int]] = []
+
+        async def status(*headers: tuple[bytes, bytes]) -> int:
+            sent: list[Message] = []
+
+            async def send(message: Message) -> None:
+                sent.append(dict(message))
+
+            await door({"type": "http", "path": "/v1/tasks", "headers": headers}, None, send)  # type: ignore[arg-type]
+            return int(sent[0]["status"])
+
+        def begin(*headers: tuple[bytes, bytes]) -> asyncio.Task[int]:
+            asked.append(asyncio.ensure_future(status(*headers)))
+            return asked[-1]
+
+        begin((b"host", b"here"), (b"content-length", b"1000000"))
+        begin((b"content-length", b"400000"))
+        for size in (b"1000", b"65536", b"2000000", b"many"):  # small, refused unread by who reads it, or no size
+            begin((b"content-length", size))
+        await asyncio.sleep(0)
+        assert await begin((b"content-length", b"100001")) == 503
+        assert await begin((b"transfer-encoding", b"chunked")) == 503, "it may be as large as any"
+        begin((b"content-length", b"100000"))
+        let.set()
+        assert sorted(await asyncio.gather(*asked)) == [200] * 7 + [503] * 2
+        assert door.bytes == 0
+        # What is larger than all of the room comes in alone.
+        door.room = 10
+        assert await status((b"content-length", b"900000")) == 200
+
+    asyncio.run(ask())
+
+
 def test_no_more_come_in_than_can_be_worked_on() -> None:
     async def ask() -> None:
         let = asyncio.Event()
@@ -22,7 +68,9 @@ def test_no_more_come_in_than_can_be_worked_on() -> None:
             await send({"type": "http.response.start", "status": 200, "headers": []})
 
         metrics = Metrics()
-        service: Any = SimpleNamespace(settings=SimpleNamespace(queue=2), metrics=metrics)
+        service: Any = SimpleNamespace(
+            settings=SimpleNamespace(queue=2, bodies_bytes=1, limits=SimpleNamespace(body_bytes=1)), metrics=metrics
+        )
         door = Door(app, service)
 
         def request(path: str) -> tuple[asyncio.Task[None], list[Message]]:
@@ -31,7 +79,7 @@ def test_no_more_come_in_than_can_be_worked_on() -> None:
             async def send(message: Message) -> None:
                 sent.append(dict(message))
 
-            scope = {"type": "http", "path": path, "method": "POST"}
+            scope = {"type": "http", "path": path, "method": "POST", "headers": []}
             return asyncio.ensure_future(door(scope, None, send)), sent  # type: ignore[arg-type]
 
         inside = [request("/v1/tasks/a/predict") for _ in range(2)]

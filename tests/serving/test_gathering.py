@@ -50,6 +50,12 @@ def test_what_was_asked_is_a_task_source(
         assert {place.name for place in place_of(out, odd["id"]).iterdir()} == {"%2E.%2Fup", "a%2Fb"}
         assert found.left == {"the only one of its class": 1}
         assert json.loads((out / "gathered.json").read_text())["examples"] == found.examples
+        # Negatives are of the models that store them.
+        plain, other = pixels(out), tmp_path / "other"
+        gather(database, vault, other, inverted={"letters"})
+        assert pixels(other) == plain
+        gather(database, vault, other, inverted={"characters"})
+        assert pixels(other) == sorted(bytes(255 - b for b in one) for one in plain)
         # What the server stored is what is read again.
         first = place_of(out, task) / folder_name(label)
         assert len(list(first.iterdir())) == 6, "five examples, and the query"

@@ -103,7 +103,7 @@ def from_server(
     It opens the server's database with its master key, so it runs where the server does. What it writes are its
     tenants' images: keep them as carefully.
     """
-    from kshot.serving.gathering import check_there, gather, is_inverted
+    from kshot.serving.gathering import check_there, gather, inverted_models
     from kshot.serving.server import open_store
     from kshot.serving.settings import load_settings
 
@@ -112,7 +112,7 @@ def from_server(
     check_there(found)
     opened, vault = open_store(found)
     try:
-        gathered = gather(opened, vault, out, of=tenant or (), model=model, inverted=is_inverted(opened, model))
+        gathered = gather(opened, vault, out, of=tenant or (), model=model, inverted=inverted_models(opened, model))
     finally:
         opened.close()
     splits = ", ".join(f"{name} {count:,}" for name, count in gathered.tasks.items())

@@ -359,9 +359,10 @@ class Changes:
         keep = x is not None and self.service.settings.retention == "raw"
         content = pack_example(x[0] if keep and x is not None else torch.zeros(0), label)
         sealed = self.service.vault.seal(content, about_feedback(task.id))
-        right = predicted == label
+        right, quotas = predicted == label, self.service.quotas(request.principal)
 
         def change(connection: Connection) -> None:
+            tasks.hold(connection, task.id, len(sealed), quotas)
             journal.add_feedback(connection, task.id, state.version, right=right, sealed=sealed)
 
         said = {"task": task.id, "version": state.version, "label": label, "predicted": predicted, "right": right}

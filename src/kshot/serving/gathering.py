@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,15 +72,15 @@ def gather(
     *,
     of: Sequence[str] = (),
     model: str | None = None,
-    inverted: bool = False,
+    inverted: Collection[str] = (),
 ) -> Gathered:
     """Writes the images of stored tasks into a folder, in place of one that was gathered before.
 
     Args:
         of: names of tenants; all, where none is named.
         model: only tasks of the model of this name.
-        inverted: whether stored images are negatives of the files that they came from (a transform's `invert`), which
-            they are to be again.
+        inverted: names of models whose images are stored as negatives of the files that they came from (a transform's
+            `invert`), which they are to be again.
 
     Raises:
         ConfigError: no such tenant; a folder that holds something else.
@@ -92,10 +92,10 @@ def gather(
     found = Gathered()
     with atomic_folder(out) as folder:
         folder.chmod(0o700)
-        for task, label, name, x in _images(database, vault, ids, model, found):
-            place = folder / split_of(task) / task / folder_name(label)
+        for row, label, name, x in _images(database, vault, ids, model, found):
+            place = folder / split_of(row.id) / row.id / folder_name(label)
             place.mkdir(parents=True, exist_ok=True)
-            _write(255 - x if inverted else x, place / f"{name}.png")
+            _write(255 - x if row.model in inverted else x, place / f"{name}.png")
         _drop_single(folder, found)
         splits = sorted(folder.iterdir())
         found.tasks.update({split.name: sum(1 for _ in split.iterdir()) for split in splits})
@@ -158,8 +158,8 @@ def _tenants(database: Database, names: Sequence[str]) -> set[str] | None:
 
 def _images(
     database: Database, vault: Vault, of: set[str] | None, model: str | None, found: Gathered
-) -> Iterator[tuple[str, str, str, Tensor]]:
-    """Task, label, name and pixels of what may be gathered; the rest is counted."""
+) -> Iterator[tuple[Any, str, str, Tensor]]:
+    """The task's row, label, name and pixels of what may be gathered; the rest is counted."""
     with database.reading() as connection:
         query = select(tasks.c.id, tasks.c.version, tasks.c.tenant, tasks.c.model).order_by(tasks.c.id)
         rows = connection.execute(query).all()
@@ -183,12 +183,12 @@ def _images(
                 found.left["no label"] += 1
             elif _is_image(x, found):
                 found.examples += 1
-                yield row.id, label, str(one.number), x
+                yield row, label, str(one.number), x
         for one in told:
             x, label = unpack_example(vault.open(bytes(one.content), about_feedback(row.id)))
             if label is not None and x.numel() and _is_image(x, found):
                 found.feedback += 1
-                yield row.id, label, f"feedback-{one.id}", x
+                yield row, label, f"feedback-{one.id}", x
 
 
 def _is_image(x: Tensor, found: Gathered) -> bool:
@@ -225,13 +225,14 @@ def check_there(settings: Settings) -> None:
             )
 
 
-def is_inverted(database: Database, model: str | None) -> bool:
-    """Whether the images of a model's tasks are stored as negatives of what was sent: its transform says so.
+def inverted_models(database: Database, model: str | None) -> set[str]:
+    """The names of the models whose images are stored as negatives of what was sent: their transforms say so.
 
     Args:
-        model: its name; None: of whichever was served last.
+        model: the name of the only one that is asked about.
     """
     with database.reading() as connection:
-        path = registry.path_of(connection, model)
-    transform = None if path is None else load_learner(path)[0].transform
-    return getattr(transform, "polarity", None) == "invert"
+        known = registry.current(connection)
+        asked = set(connection.execute(select(tasks.c.model).distinct()).scalars()) if model is None else {model}
+    transforms = {name: load_learner(known[name].path)[0].transform for name in sorted(asked & set(known))}
+    return {name for name, transform in transforms.items() if getattr(transform, "polarity", None) == "invert"}

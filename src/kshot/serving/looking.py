@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -70,17 +70,40 @@ def unchecked(service: Service, version: VersionRow) -> bool:
     return not checked and service.settings.checks == "background"
 
 
-async def examples(service: Service, task: TaskRow) -> list[dict[str, Any]]:
-    """The examples of the version of now: their numbers and labels (null: it has none)."""
+async def examples(service: Service, task: TaskRow, after: int | None, limit: int | None) -> dict[str, Any]:
+    """A page of the examples of the version of now: their numbers and labels (null: it has none).
+
+    Args:
+        after: the number of the last one of the page before.
+        limit: so many; None: all that follow.
+    """
     state = await service.state(task)
     version = await service.reading(tasks.load_version, task.id, state.version)
     labels = {n: state.labels[label] for n, label in zip(state.numbers, state.targets.tolist(), strict=True)}
     numbers = state.numbers if version is None else version.members
-    return [{"number": number, "label": labels.get(number)} for number in numbers]
+    left = [number for number in numbers if after is None or number > after]
+    found = left[:limit]
+    return {
+        "examples": [{"number": number, "label": labels.get(number)} for number in found],
+        "next": found[-1] if len(found) < len(left) else None,
+    }
 
 
-async def versions(service: Service, task: TaskRow) -> list[dict[str, Any]]:
-    """The versions of a task, the newest first."""
+async def versions(service: Service, task: TaskRow, before: int | None, limit: int) -> dict[str, Any]:
+    """A page of the versions of a task, the newest first.
+
+    Args:
+        before: the number of the last one of the page before.
+        limit: so many.
+    """
+    rows = await service.reading(tasks.load_versions, task.id, before, limit + 1)
+    return {
+        "versions": _about_versions(task, rows[:limit]),
+        "next": rows[limit - 1].number if len(rows) > limit else None,
+    }
+
+
+def _about_versions(task: TaskRow, rows: Sequence[VersionRow]) -> list[dict[str, Any]]:
     return [
         {
             "version": version.number,
@@ -91,7 +114,7 @@ async def versions(service: Service, task: TaskRow) -> list[dict[str, Any]]:
             "examples": _labelled(version),
             "leave_one_out": version.info.get("leave_one_out"),
         }
-        for version in reversed(await service.reading(tasks.load_versions, task.id))
+        for version in rows
     ]
 
 
@@ -111,8 +134,7 @@ async def health(service: Service, task: TaskRow) -> dict[str, Any]:
     if stored is not None and stored[0] == task.version:
         seen = seen + Seen(**stored[1])
     state = await service.state(task)
-    calibration = service.by_digest[state.digest].calibrated(len(state.numbers) / len(state.labels))
-    found = report(seen, state.info.get("reference", 0.0), calibration, right, judged)
+    found = report(seen, *service.expected(state), right, judged)
     return {"task": task.id, "version": task.version, **found}
 
 
@@ -141,7 +163,8 @@ async def export(service: Service, principal: Principal) -> AsyncIterator[bytes]
     after = None
     while found := await page(service, principal, after, 100):
         for task in found:
-            yield _line({"kind": "task", **brief(task), "versions": await versions(service, task)})
+            every = await service.reading(tasks.load_versions, task.id)
+            yield _line({"kind": "task", **brief(task), "versions": _about_versions(task, every)})
             for row in await service.reading(tasks.load_examples, task.id):
                 x, label = unpack_example(service.vault.open(row.sealed, about_example(task.id, row.number)))
                 about = {"kind": "example", "task": task.id, "number": row.number, "label": label, "form": row.form}

@@ -76,7 +76,7 @@ RESPONSES: dict[tuple[str, str], Any] = {
     ("delete", "/v1/tasks/{task}/examples/{number}"): {**_TASK, "version": 2, "examples": 3, **_TIMINGS},
     ("get", "/v1/tasks/{task}"): {**_TASK, **_TIMES},
     ("get", "/v1/tasks"): {"tasks": [{k: _TASK[k] for k in ("id", "name", "model", "version")} | _TIMES], "next": None},
-    ("get", "/v1/tasks/{task}/examples"): {"examples": [{"number": 1, "label": "cross"}]},
+    ("get", "/v1/tasks/{task}/examples"): {"examples": [{"number": 1, "label": "cross"}], "next": None},
     ("get", "/v1/tasks/{task}/versions"): {
         "versions": [
             {
@@ -88,7 +88,8 @@ RESPONSES: dict[tuple[str, str], Any] = {
                 "examples": 4,
                 "leave_one_out": _ACCURACY,
             }
-        ]
+        ],
+        "next": None,
     },
     ("post", "/v1/tasks/{task}/predict"): {
         "task": _TASK["id"],

@@ -171,8 +171,7 @@ class Service:
         state = self.cache.get(task, version)
         if state is None or state.digest not in self.by_digest:
             return
-        calibration = self.by_digest[state.digest].calibrated(len(state.numbers) / len(state.labels))
-        found = drift(seen, state.info.get("reference", 0.0), calibration)
+        found = drift(seen, *self.expected(state))
         if found is not None:
             self.metrics.drift.observe(found["score"])
 
@@ -271,6 +270,11 @@ class Service:
                 "start the server with it, or make the task again"
             )
         return state
+
+    def expected(self, state: State) -> tuple[float, dict[str, Any]]:
+        """What a task's queries are judged by: the reference of its state, and what was calibrated on tasks like it."""
+        calibration = self.by_digest[state.digest].calibrated(len(state.numbers) / len(state.labels))
+        return state.info.get("reference", 0.0), calibration
 
     async def knows(self, digest: str) -> bool:
         """Whether a model can be asked; one that another process has begun to serve is loaded for it."""

@@ -54,7 +54,7 @@ class Quotas(_Section):
     Attributes:
         tasks: stored at once.
         examples: stored at once, over all tasks.
-        bytes: of stored examples, over all tasks.
+        bytes: of stored examples and feedback, over all tasks.
         requests_per_second: on average; twice as many in a burst.
     """
 
@@ -82,6 +82,7 @@ class Settings(_Section):
         cache_bytes: of adapted tasks kept in memory.
         queue: examples that may wait to be computed; beyond it requests are answered 503.
         batch: examples that are computed at once.
+        bodies_bytes: of the large bodies that are inside at once, over all requests; beyond it they are answered 503.
         checks: whether a task whose model adapts whole networks is checked when it is answered: `background`, or
             `none`. Others are checked at once.
         log: `json` lines or plain `text`.
@@ -100,6 +101,7 @@ class Settings(_Section):
     cache_bytes: int = Field(default=256_000_000, ge=0)
     queue: int = Field(default=1_024, ge=1)
     batch: int = Field(default=64, ge=1)
+    bodies_bytes: int = Field(default=128_000_000, ge=1)
     checks: Literal["background", "none"] = "background"
     log: Literal["json", "text"] = "json"
     limits: Limits = Field(default_factory=Limits)

@@ -8,7 +8,7 @@ import time
 from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
@@ -45,7 +45,9 @@ MANY = 10
 """Times the examples that a task may have: so many are looked at, to say what is wrong with them as a task."""
 
 PAGE = 100
-"""Tasks of a page at most."""
+"""Tasks or versions of a page at most."""
+
+Number = Annotated[int | None, Query(ge=1, le=MOST)]
 
 
 async def read_examples(
@@ -142,8 +144,7 @@ async def create(http: HTTPRequest) -> Response:
 @router.get("", summary="List tasks, the newest first")
 async def list_(http: HTTPRequest, limit: int = 20, after: str | None = None) -> Response:
     service, principal = await admit(http)
-    if not 1 <= limit <= PAGE:
-        raise InvalidError(f"limit: expected 1 to {PAGE}, got {limit}")
+    _check_page(limit, PAGE)
     found = await looking.page(service, principal, _cursor(after), limit + 1)
     more = found[limit - 1] if len(found) > limit else None
     return say(
@@ -191,9 +192,11 @@ async def add(http: HTTPRequest, task: str) -> Response:
 
 
 @router.get("/{task}/examples", summary="List a task's examples")
-async def examples(http: HTTPRequest, task: str) -> Response:
+async def examples(http: HTTPRequest, task: str, limit: int | None = None, after: Number = None) -> Response:
     service, _, row = await admit_to(http, task)
-    return say({"examples": await looking.examples(service, row)})
+    most = service.settings.limits.examples
+    _check_page(most if limit is None else limit, most)
+    return say(await looking.examples(service, row, after, limit))
 
 
 @router.delete("/{task}/examples/{number}", summary="Forget an example: the task is as if it had never been there")
@@ -202,10 +205,11 @@ async def forget(http: HTTPRequest, task: str, number: Annotated[int, Path(ge=1,
     return answer(await changes_of(http).forget(writing(http, principal, b""), row, number))
 
 
-@router.get("/{task}/versions", summary="List a task's versions")
-async def versions(http: HTTPRequest, task: str) -> Response:
+@router.get("/{task}/versions", summary="List a task's versions, the newest first")
+async def versions(http: HTTPRequest, task: str, limit: int = PAGE, before: Number = None) -> Response:
     service, _, row = await admit_to(http, task)
-    return say({"versions": await looking.versions(service, row)})
+    _check_page(limit, PAGE)
+    return say(await looking.versions(service, row, before, limit))
 
 
 @router.post("/{task}/rollback", summary="Go back to an earlier version")
@@ -252,6 +256,11 @@ def options_of(service: Service, model: str, asked: dict[str, Any]) -> dict[str,
     if found.get("steps", 0) > most:
         raise InvalidError(f"options.steps: expected at most {most}, got {found['steps']}")
     return found
+
+
+def _check_page(limit: int, most: int) -> None:
+    if not 1 <= limit <= most:
+        raise InvalidError(f"limit: expected 1 to {most}, got {limit}")
 
 
 def _encode(value: Any) -> str:

@@ -17,12 +17,6 @@ def find(connection: Connection, digest: str) -> dict[str, Any] | None:
     return connection.execute(select(models.c.info).where(models.c.digest == digest)).scalar_one_or_none()
 
 
-def path_of(connection: Connection, name: str | None) -> str | None:
-    """Where the current model of a name lies, or the one that came last; None where there is none."""
-    query = select(models.c.path).where(models.c.current).order_by(models.c.created.desc())
-    return connection.execute(query if name is None else query.where(models.c.name == name)).scalars().first()
-
-
 @dataclass(frozen=True)
 class Known:
     """A model as the database knows it."""

@@ -98,17 +98,28 @@ def load_examples(connection: Connection, task: str, numbers: Sequence[int] | No
     ]
 
 
-def load_versions(connection: Connection, task: str) -> list[VersionRow]:
-    """All versions of a task, the oldest first."""
-    rows = connection.execute(select(versions).where(versions.c.task == task).order_by(versions.c.number))
-    return [VersionRow(r.number, r.reason, r.digest, tuple(unpack(r.members)), r.info, r.created) for r in rows]
+def load_versions(
+    connection: Connection, task: str, before: int | None = None, limit: int | None = None
+) -> list[VersionRow]:
+    """Versions of a task, the newest first.
+
+    Args:
+        before: the number before which to begin; None: the newest.
+        limit: so many; None: all.
+    """
+    query = select(versions).where(versions.c.task == task).order_by(versions.c.number.desc()).limit(limit)
+    if before is not None:
+        query = query.where(versions.c.number < before)
+    return [_version_of(row) for row in connection.execute(query)]
 
 
 def load_version(connection: Connection, task: str, number: int) -> VersionRow | None:
     """One version of a task."""
     row = connection.execute(select(versions).where(versions.c.task == task, versions.c.number == number)).one_or_none()
-    if row is None:
-        return None
+    return None if row is None else _version_of(row)
+
+
+def _version_of(row: Any) -> VersionRow:
     return VersionRow(row.number, row.reason, row.digest, tuple(unpack(row.members)), row.info, row.created)
 
 
@@ -221,6 +232,20 @@ def remove(connection: Connection, task: TaskRow) -> None:
     connection.execute(update(answers).where(answers.c.task == task.id).values(task=None, content=_given(task.id)))
     connection.execute(delete(tasks).where(tasks.c.id == task.id))  # and, by reference, all that is its own
     count(connection, task.tenant, {"tasks": -1, "examples": -held, "bytes": -size})
+
+
+def hold(connection: Connection, task: str, size: int, quotas: Mapping[str, int]) -> None:
+    """Counts bytes that are stored with a task, beside its examples.
+
+    Raises:
+        GoneError: the task is not there any more.
+        QuotaError: the tenant would have more than it may.
+    """
+    more = update(tasks).where(tasks.c.id == task).values(bytes=tasks.c.bytes + size).returning(tasks.c.tenant)
+    tenant = connection.execute(more).scalar_one_or_none()
+    if tenant is None:
+        raise GoneError(task)
+    count(connection, tenant, {"bytes": size}, quotas)
 
 
 def count(
