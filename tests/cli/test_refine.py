@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,14 @@ from PIL import Image
 
 import kshot as library
 from kshot.artifacts import from_pretrained, load_learner
+from kshot.datasets import cache
 from kshot.evaluation.promotion import Promotion
 from kshot.metrics import Interval
+from kshot.serving.registering import serve_from_now_on
 from kshot.serving.store import registry
 from kshot.serving.store.database import Database
 from kshot.serving.store.migrate import migrate
+from kshot.tasks.replay import not_to_forget
 
 
 @pytest.fixture
@@ -59,6 +63,32 @@ def test_a_run_goes_on_on_other_data(run: str, asked: str, kshot: Kshot) -> None
     assert found
     source = library.tasks.load(**new.provenance["source"])
     assert source.name == "asked+glyphs"
+
+
+def test_what_was_gathered_is_neither_replayed_nor_kept(run: str, asked: str, kshot: Kshot) -> None:
+    """The next gathering holds what is still stored: an older folder would bring back what was erased since."""
+    (Path(asked) / "gathered.json").write_text("{}")
+    before = set(cache.cache_dir().rglob("folder-*"))
+    kshot("train", "--init", run, "--data", asked, "--replay", 0.5, "--steps", 2, "--out", "runs/first")
+    assert set(cache.cache_dir().rglob("folder-*")) <= before, "its images are in no cache"
+    shutil.copytree(asked, "again")
+    words = ("--init", "runs/first", "--data", "again", "--replay", 0.5, "--steps", 2, "--out", "runs/second")
+    said = kshot("train", *words)
+    assert "name_or_path: glyphs" in said.stdout.partition("replay:")[2]
+    second = from_pretrained("runs/second").provenance["source"]
+    assert second["replay"]["name_or_path"] == "glyphs", "the old tasks, and not those of the gathering before"
+    assert second["replay"]["share"] == 0.5
+    # What may not be forgotten is still what the first one learned: its unseen classes are asked about.
+    assert not_to_forget(second)["name_or_path"] == "glyphs"
+    assert "replay" not in not_to_forget(second)
+    refused = kshot("promote", "runs/second", "--over", "runs/first", "--data", "again", "--tasks", 5, code=1)
+    assert "old tasks" in refused.stdout
+    # Trained on nothing else, it has nothing to replay.
+    kshot("train", "--init", run, "--data", asked, "--steps", 1, "--out", "runs/alone")
+    alone = kshot("train", "--init", "runs/alone", "--data", "again", "--replay", 0.5, code=2).stderr
+    assert "runs/alone was trained on" in alone
+    assert "which was gathered from a server" in alone
+    assert "Leave out --replay" in alone
 
 
 def test_what_cannot_go_on(run: str, asked: str, kshot: Kshot) -> None:
@@ -104,3 +134,22 @@ def test_one_that_is_better_is_noted_for_the_servers(
     database.close()
     assert known.path == str(Path(run).absolute())
     assert known.digest == load_learner(run)[1]
+
+
+def test_back_to_the_model_that_was_served_before(run: str, asked: str, kshot: Kshot) -> None:
+    kshot("train", "--init", run, "--data", asked, "--steps", 2, "--out", "runs/next")
+    url = "sqlite:///kshot.db"
+    back = ("promote", run, "--back", "--name", "mine", "--database", url)
+    assert "was never served as mine" in kshot(*back, code=2).stderr
+    for served in (run, "runs/next"):
+        assert serve_from_now_on(url, served, "mine", tasks=4) == ""
+    said = kshot(*back).stdout
+    assert f"{run} is served as mine from now on" in said
+    database = Database(url)
+    with database.reading() as connection:
+        assert registry.current(connection)["mine"].digest == load_learner(run)[1]
+        assert registry.of_digest(connection, load_learner("runs/next")[1]) is not None, "which it can go back to, too"
+    database.close()
+    more = kshot("promote", run, "--back", "--over", run, "--name", "mine", "--database", url, code=2).stderr
+    assert "expected --name and --database beside --back, and neither --over nor --data" in more
+    assert "expected --over RUN" in kshot("promote", run, "--data", asked, code=2).stderr

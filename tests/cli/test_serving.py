@@ -188,6 +188,8 @@ def test_the_master_key_is_replaced(kshot: Kshot) -> None:
     with serving("characters", "--no-auth") as (http, _, _):
         answer = http.post(f"/v1/tasks/{made['id']}/predict", json=query).json()
         assert answer["predictions"][0]["label"] == task()["examples"][0]["label"]
+        running = kshot("keys", "rotate", code=1).stderr
+        assert "a server runs with the master key in kshot.key: stop it first, or rotate in two steps" in running
         # In two steps, while servers run: the first one is with the old key until it is started again.
         kshot("keys", "rotate", "--begin")
         assert len(Path("kshot.key").read_text().split()) == 2

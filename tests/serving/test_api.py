@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +239,64 @@ def test_the_same_request_twice_is_done_once(server: Server, letters: Letters) -
     )
     assert mine.status_code == 201
     assert mine.json()["id"] != first.json()["id"]
+
+
+@pytest.mark.parametrize("what", ["add", "forget", "rollback", "feedback"])
+def test_each_write_that_is_sent_twice_is_done_once(server: Server, letters: Letters, what: str) -> None:
+    task = server.create(letters.examples)["id"]
+    method, path, body = {
+        "add": ("POST", "examples", {"examples": letters.examples[:1]}),
+        "forget": ("DELETE", "examples/1", None),
+        "rollback": ("POST", "rollback", {"version": 1}),
+        "feedback": ("POST", "feedback", {"label": "c0", "predicted": "c1"}),
+    }[what]
+    headers = {**server.key, "Idempotency-Key": "twice"}
+    first, second = (
+        server.http.request(method, f"/v1/tasks/{task}/{path}", json=body, headers=headers) for _ in range(2)
+    )
+    assert first.status_code == second.status_code < 300
+    assert second.headers["idempotent-replayed"] == "true"
+    now = server.http.get(f"/v1/tasks/{task}", headers=server.key).json()
+    assert now["version"] == (1 if what == "feedback" else 2)
+    health = server.http.get(f"/v1/tasks/{task}/health", headers=server.key).json()["feedback"]
+    assert health is None or health["answers"] == 1
+    if what != "forget":  # whose kept answer has no labels left, nor findings
+        assert second.json() == first.json()
+
+
+def test_who_changes_a_task_at_the_same_time_loses_nothing(server: Server, letters: Letters) -> None:
+    """Each change is made of what the one before left, however they come."""
+    task = server.create(letters.examples[:10])["id"]
+    more = letters.examples[10:18]
+
+    def add(example: dict[str, Any]) -> httpx.Response:
+        while True:
+            body = {"examples": [example]}
+            answer = server.http.post(f"/v1/tasks/{task}/examples", json=body, headers=server.key)
+            if answer.status_code != 409:
+                return answer
+            assert "is changed by too many at the same time: try again" in answer.json()["detail"]
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(add, more))
+    assert [answer.status_code for answer in answers] == [200] * 8
+    assert sorted(answer.json()["version"] for answer in answers) == list(range(2, 10))
+    listed = server.http.get(f"/v1/tasks/{task}/examples", headers=server.key).json()["examples"]
+    assert sorted(one["label"] for one in listed) == sorted(one["label"] for one in letters.examples[:18])
+    assert [one["number"] for one in listed] == list(range(1, 19))
+
+
+def test_the_same_request_at_the_same_time_is_done_once(server: Server, letters: Letters) -> None:
+    headers = {**server.key, "Idempotency-Key": "at once"}
+
+    def create(_: int) -> httpx.Response:
+        return server.http.post("/v1/tasks", json={"examples": letters.examples}, headers=headers)
+
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(create, range(6)))
+    assert [answer.status_code for answer in answers] == [201] * 6
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert len(server.http.get("/v1/tasks", headers=server.key).json()["tasks"]) == 1
 
 
 def test_a_deletion_that_is_sent_twice_is_one(server: Server, letters: Letters) -> None:

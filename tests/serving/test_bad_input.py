@@ -102,6 +102,22 @@ def cases() -> list[Any]:
             "input",
             "examples[0] is damaged: expected a whole",
         ),
+        (
+            "half a header",
+            {"image": b64(whole.getvalue()[:20])},
+            422,
+            "input",
+            "its header cannot be read (Truncat",
+        ),
+        (
+            "a format that has programs in it",
+            {"image": b64(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")},
+            422,
+            "input",
+            "is not an image in any format that Pillow reads: send one of PNG, JPEG, WEBP, GIF, BMP, TIFF",
+        ),
+        ("no columns", {"x": [[]] * 28}, 422, "input", "expected an image [height, width] or"),
+        ("no rows", {"x": []}, 422, "input", "expected an image [height, width] or"),
         ("100 megapixels", {"image": b64(bomb(10_000, 10_000))}, 422, "input", "too many pixels"),
         (
             "30 megapixels",
@@ -213,6 +229,20 @@ def test_a_task_that_is_none(server: Server, body: Any, status: int, name: str, 
 def test_a_body_that_is_none(server: Server, content: bytes, kind: str, status: int, name: str) -> None:
     answer = server.http.post("/v1/tasks", content=content, headers={**server.key, "content-type": kind})
     assert (answer.status_code, answer.json()["type"]) == (status, f"urn:kshot:problem:{name}")
+
+
+def test_images_of_a_request_have_so_many_pixels_together(
+    database: Any, model: Any, tmp_path: Any, letters: Letters
+) -> None:
+    limits = {"total_pixels": 10_000}
+    with Server(database, {"characters": model}, tmp_path, limits=limits).running() as server:
+        file = io.BytesIO()
+        Image.effect_noise((64, 64), 50).save(file, format="PNG")
+        examples = [{"image": b64(file.getvalue()), "label": label} for label in ("a", "b", "a")]
+        refused = server.http.post("/v1/tasks", json={"examples": examples}, headers=server.key)
+        assert refused.status_code == 422
+        assert refused.json()["detail"].startswith("examples[2]: expected images of at most 10,000 pixels together")
+        assert server.create(examples[:2])["examples"] == 2
 
 
 def test_what_is_not_there(server: Server) -> None:

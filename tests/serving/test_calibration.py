@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import kshot
+from kshot import engine
 from kshot.serving.calibration import (
     calibrate,
     calibration_of,
@@ -105,3 +106,16 @@ def test_what_cannot_be_calibrated_says_why() -> None:
     found, problem = calibration_of(bare)
     assert found == {}
     assert problem.startswith("its data cannot be loaded (there is no file or folder none/here")
+
+
+@pytest.mark.parametrize("shot", [1, 5])
+def test_answers_that_are_given_are_right_on_unseen_classes(model: ServedModel, shot: int) -> None:
+    """Of classes that were neither trained nor calibrated on: 95% was asked for, on tasks of val."""
+    known = model.calibrated(shot)
+    episodes = kshot.tasks.load("glyphs", way=5, shot=shot, query=5).test.sample(100, seed=3)
+    logits = engine.predict_queries(model.adapter, episodes, "native")
+    confidence, predicted = (logits / known["temperature"]).softmax(-1).max(-1)
+    given = confidence >= known["threshold"]
+    right = (predicted == episodes.query.y)[given].double().mean()
+    assert given.double().mean() > 0.5
+    assert right > 0.92

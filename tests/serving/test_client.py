@@ -73,8 +73,8 @@ def test_what_is_a_tenants_own(server: Server, letters: Letters) -> None:
         assert [line["kind"] for line in lines] == ["tenant", "task", *["example"] * 25, "feedback"]
         assert (lines[-1]["label"], lines[-1]["right"]) == ("c0", False)
         page = client.audit(limit=1)
-        assert [one["action"] for one in page["audit"]] == ["feedback"]
-        assert client.audit(limit=1, before=page["next"])["audit"][0]["action"] == "create"
+        assert [one["action"] for one in page["audit"]] == ["tenant.export"]
+        assert client.audit(limit=1, before=page["next"])["audit"][0]["action"] == "feedback"
         assert client.erase() is None
         with pytest.raises(ServerError, match="expected a valid key"):
             client.tenant()

@@ -8,9 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 from starlette.types import Message, Receive, Scope, Send
+from uvicorn.protocols.http.flow_control import FlowControl
 
-from kshot.serving.door import Door
+from kshot.serving.door import Door, Shares
 from kshot.serving.metrics import Metrics
+from kshot.serving.protocol import protocol
+from kshot.serving.settings import load_settings
 
 
 def test_large_bodies_share_the_memory() -> None:
@@ -51,12 +54,56 @@ def test_large_bodies_share_the_memory() -> None:
         begin((b"content-length", b"100000"))
         let.set()
         assert sorted(await asyncio.gather(*asked)) == [200] * 7 + [503] * 2
-        assert door.bytes == 0
+        assert door.bodies.taken == 0
         # What is larger than all of the room comes in alone.
-        door.room = 10
+        door.bodies.most = 10
         assert await status((b"content-length", b"900000")) == 200
 
     asyncio.run(ask())
+
+
+def test_who_has_less_than_an_equal_share_comes_in() -> None:
+    shares = Shares(10)
+    for _ in range(10):
+        assert shares.has_room(b"many", 1)
+        shares.take(b"many", 1)
+    assert not shares.has_room(b"many", 1)
+    for _ in range(5):
+        assert shares.has_room(b"other", 1), "half of the room is its"
+        shares.take(b"other", 1)
+    assert not shares.has_room(b"other", 1)
+    assert shares.has_room(b"third", 3)
+    for _ in range(10):
+        shares.take(b"many", -1)
+    assert shares.taken == 5
+    assert shares.has_room(b"other", 5)
+    shares.take(b"other", -5)
+    assert shares.has_room(b"large", 11), "alone"
+
+
+def test_who_does_not_read_is_left() -> None:
+    aborted: list[bool] = []
+
+    async def ask() -> None:
+        limits = load_settings(None, {"limits.body_seconds": 0.01}, {}).limits
+        kind: Any = protocol(limits)
+        one = kind.__new__(kind)
+        one.loop, one.flow = asyncio.get_running_loop(), FlowControl(None)  # type: ignore[arg-type]
+        done = asyncio.Event()
+
+        def abort() -> None:
+            aborted.append(True)
+            done.set()
+
+        one.transport = SimpleNamespace(abort=abort)
+        one.pause_writing()
+        one.resume_writing()  # in time
+        assert one._unread.cancelled()
+        one.pause_writing()
+        await asyncio.wait_for(done.wait(), 10)
+
+    asyncio.run(ask())
+    assert aborted == [True]
 
 
 def test_no_more_come_in_than_can_be_worked_on() -> None:

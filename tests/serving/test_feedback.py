@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ import kshot
 from kshot.serving.calibration import log_distances, reference
 from kshot.serving.health import Seen, drift
 from kshot.serving.served import ServedModel
+from kshot.serving.store.database import Database
 
 
 def test_feedback_is_counted(server: Server, letters: Letters) -> None:
@@ -92,6 +94,34 @@ def test_what_a_tenant_has_used_and_did(server: Server, letters: Letters) -> Non
     rest = server.http.get("/v1/tenant/audit", params={"before": page["next"]}, headers=server.key).json()
     assert [line["action"] for line in page["audit"] + rest["audit"]] == ["delete", "create"]
     assert server.http.get("/v1/tenant/audit", headers=server.other).status_code == 403
+    # What leaves no trace elsewhere does so here.
+    body = {"examples": letters.examples, "queries": [letters.query(0)]}
+    assert server.http.post("/v1/adapt-predict", json=body, headers=server.key).status_code == 200
+    server.http.get("/v1/tenant/export", headers=server.key)
+    lines = server.http.get("/v1/tenant/audit", headers=server.key).json()["audit"]
+    assert [(line["action"], line["task"]) for line in lines[:2]] == [("tenant.export", None), ("adapt-predict", None)]
+
+
+def test_what_prometheus_reads(server: Server, letters: Letters) -> None:
+    task = server.create(letters.examples)["id"]
+    server.predict(task, *[letters.query(i) for i in range(20)])
+    server.service.cache.drop(task)
+    server.predict(task, letters.query(0))
+    server.service.flush()
+    values = {
+        line.rpartition(" ")[0]: float(line.rpartition(" ")[2])
+        for line in server.http.get("/metrics").text.splitlines()
+        if not line.startswith("#")
+    }
+    assert values["kshot_cached_tasks"] == 1
+    assert values["kshot_cached_bytes"] > 1000
+    assert values["kshot_cache_misses"] == 1
+    assert values["kshot_waiting_predictions"] == values["kshot_waiting_adaptations"] == 0
+    assert values['kshot_batch_examples_sum{lane="predict"}'] == 21
+    assert values['kshot_batch_jobs_count{lane="adapt"}'] == 1
+    for stage in ("predict", "adapt", "adapt_features", "adapt_heads", "adapt_held_out"):
+        assert values[f'kshot_stage_seconds_count{{stage="{stage}"}}'] >= 1
+    assert values["kshot_drift_score_count"] == 1
 
 
 def test_a_tenant_takes_everything_along_and_is_erased(server: Server, letters: Letters) -> None:
@@ -112,3 +142,12 @@ def test_a_tenant_takes_everything_along_and_is_erased(server: Server, letters: 
         assert (
             connection.exec_driver_sql("SELECT action FROM audit ORDER BY id DESC LIMIT 1").scalar() == "tenant.erase"
         )
+
+
+def test_who_needs_no_key_begins_anew(database: Database, model: ServedModel, tmp_path: Path, letters: Letters) -> None:
+    with Server(database, {"characters": model}, tmp_path, authentication="none").running() as server:
+        task = server.create(letters.examples)["id"]
+        assert server.http.delete("/v1/tenant").status_code == 204
+        assert server.http.get(f"/v1/tasks/{task}").status_code == 404
+        assert server.http.get("/v1/tenant").json()["has"] == {"tasks": 0, "examples": 0, "bytes": 0}
+        assert server.create(letters.examples)["version"] == 1

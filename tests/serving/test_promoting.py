@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from kshot.artifacts import load_learner
 from kshot.serving.app import FLUSH_SECONDS
 from kshot.serving.served import ServedModel
 from kshot.serving.service import Service
-from kshot.serving.store import registry
+from kshot.serving.store import registry, tasks
 from kshot.serving.store.database import Database
 
 
@@ -94,6 +95,25 @@ def test_tasks_of_which_features_are_kept_stay_with_their_model(
     more = server.http.post(f"/v1/tasks/{made}/examples", json={"examples": letters.examples[:1]}, headers=server.key)
     assert more.status_code == 200, "with the model that it is of"
     assert FLUSH_SECONDS > 1
+    with server.database.reading() as connection:
+        assert not tasks.behind(connection, "characters", server.service.models["characters"].digest, "", 9), (
+            "too little is kept of it to try"
+        )
+
+
+def test_a_model_that_was_loaded_for_its_tasks_is_measured_when_it_is_promoted(
+    raw: Server, refined: str, letters: Letters
+) -> None:
+    async def known(digest: str) -> bool:
+        return await raw.service.knows(digest)
+
+    change = {"digest": ServedModel.load(refined).digest, "name": "other", "path": refined, "info": {}}
+    raw.database.write(lambda c: registry.add(c, **change)).result()
+    assert asyncio.run(known(change["digest"]))
+    assert change["digest"] not in raw.service.paces
+    digest = promote(raw, refined)
+    until(lambda: raw.service.models["characters"].digest == digest)
+    assert raw.create(letters.examples, latency_ms=60_000)["chosen"]["model"] == "characters"
 
 
 def test_a_promotion_while_no_server_runs_is_made_up_for(

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from serving_toys import Letters, Server
 
 import kshot
 from kshot.artifacts import load_learner
 from kshot.models import Conv4
 from kshot.randomness import seeded
+from kshot.serving.adapting import Adaptation, Order, adapt_together
 from kshot.serving.budgets import Pace, choose
 from kshot.serving.problems import BudgetError
 from kshot.serving.served import ServedModel
@@ -150,6 +152,55 @@ def test_an_adaptation_that_would_take_too_long_is_not_begun(both: Server, lette
     assert (answer.status_code, answer.json()["type"]) == (422, "urn:kshot:problem:budget")
     assert "at most 60 s, this one would take about 75 s here" in answer.json()["detail"]
     assert both.create(letters.examples, model="maml", options={"steps": 2})
+
+
+def test_nobody_is_refused_for_what_slowed_others_down(both: Server, letters: Letters) -> None:
+    slow = Pace(0.0, 0.0, 0.5, factor=2.0)
+    both.service.paces = paces(both, Pace(0.0, 0.0), slow)
+    body = {"examples": letters.examples, "model": "maml"}
+    tried = 0
+    while both.http.post("/v1/tasks", json=body, headers=both.key).status_code == 422:
+        tried += 1
+    assert 1 <= tried < 20, "50 s fit, and are found out to: 100 s did not"
+    assert slow.factor < 2.0
+
+
+def test_nothing_is_no_task_within_any_budget(both: Server) -> None:
+    body = {"examples": [], "model": "maml", "latency_ms": 10_000}
+    answer = both.http.post("/v1/tasks", json=body, headers=both.key)
+    assert (answer.status_code, answer.json()["type"]) == (422, "urn:kshot:problem:invalid")
+    assert answer.json()["detail"].startswith("expected examples")
+
+
+def test_what_many_took_together_says_nothing_of_one(maml: ServedModel) -> None:
+    x, y = torch.rand(10, 1, 28, 28), torch.arange(10) % 5
+    orders = [Order(maml, x, y, 5, options={"steps": 1}, check=False) for _ in range(3)]
+    found = adapt_together(orders)
+    assert [one.together for one in found if isinstance(one, Adaptation)] == [3, 3, 3]
+
+
+def test_steps_are_bounded_though_the_model_takes_more(
+    database: Database, maml: ServedModel, tmp_path: Path, letters: Letters
+) -> None:
+    with Server(database, {"maml": maml}, tmp_path, checks="none", limits={"steps": 2}).running() as server:
+        free = server.create(letters.examples)
+        two = server.create(letters.examples, options={"steps": 2})
+        queries = [letters.query(i) for i in range(5)]
+        assert server.predict(free["id"], *queries) == server.predict(two["id"], *queries)
+
+
+def test_a_network_forgets_exactly(database: Database, maml: ServedModel, tmp_path: Path, letters: Letters) -> None:
+    """Adapted by gradient steps, and still as if the example had never been there."""
+    with Server(database, {"maml": maml}, tmp_path, checks="none").running() as server:
+        whole, never = server.create(letters.examples)["id"], server.create(letters.examples[1:])["id"]
+        queries = [letters.query(i) for i in range(5)]
+        before = server.predict(whole, *queries)
+        gone = server.http.delete(f"/v1/tasks/{whole}/examples/1", headers=server.key)
+        assert gone.json()["examples"] == 24
+        after = server.predict(whole, *queries)
+        assert after != before
+        for a, b in zip(after, server.predict(never, *queries), strict=True):
+            assert a["probabilities"] == pytest.approx(b["probabilities"], abs=1e-5)
 
 
 def test_a_prediction_that_comes_too_late_is_not_made(both: Server, letters: Letters) -> None:

@@ -178,12 +178,15 @@ def rotate(
     """
     from kshot.serving.settings import load_settings
     from kshot.serving.store.rotation import reseal
-    from kshot.serving.vault import Vault, new_key, read_keys, write_keys
+    from kshot.serving.vault import Vault, in_use, new_key, read_keys, write_keys
 
     if begin and finish:
         raise ConfigError("expected --begin or --finish, got both: leave both out for all of it at once")
     path = Path(load_settings(settings).master_key)
     keys = read_keys(path)
+    if not (begin or finish):
+        with in_use(path, alone=True):  # let go at once: to serve with it takes a start, which reads the file as it is
+            pass
     if finish and len(keys) == 1:
         raise ConfigError(f"there is one master key in {path} alone, which everything is sealed with: --begin first")
     if not finish:

@@ -154,13 +154,14 @@ def go_on_from(init: str, replay: float | None, flags: dict[str, Any]) -> dict[s
 
     Args:
         init: the run, or a saved learner.
-        replay: the share of tasks of its own data.
+        replay: the share of tasks of its own data; of that which is not to be forgotten (`not_to_forget`).
 
     Raises:
         ConfigError: a learner is named as well; nothing says what it was trained on.
     """
     from kshot.artifacts import from_pretrained
     from kshot.learners import all_learners
+    from kshot.tasks.replay import gathered_folder, not_to_forget
 
     if "learner" in flags or "backbone" in flags:
         raise ConfigError("expected --init RUN or --learner, got both: the learner is the run's")
@@ -173,10 +174,17 @@ def go_on_from(init: str, replay: float | None, flags: dict[str, Any]) -> dict[s
     if "name" in data:
         data["options"] = {**on_other_data(learner, str(data["name"])), **data.get("options", {})}
     if replay is not None:
-        if "name_or_path" not in spec:
+        old = not_to_forget(spec)
+        if "name_or_path" not in old:
             raise ConfigError(f"{init}: nothing says what it was trained on, to be replayed: say data.replay")
+        folder = gathered_folder(old)
+        if folder is not None:
+            raise ConfigError(
+                f"{init} was trained on {folder}, which was gathered from a server: what of it is still "
+                "stored there is in the next gathering, and the rest is not to come back. Leave out --replay"
+            )
         sampling = ("way", "shot", "query", "sampling", "train", "val", "test", "replay", "data_dir")
-        data["replay"] = {**{k: v for k, v in spec.items() if k not in sampling}, "share": replay}
+        data["replay"] = {**{k: v for k, v in old.items() if k not in sampling}, "share": replay}
     path = str(Path(init).expanduser().absolute()) if Path(init).expanduser().exists() else init
     return {**flags, "init": path, "learner": {"name": name}, "data": data}
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kshot.datasets import cache
 from kshot.datasets.archive import Tree
+from kshot.datasets.gathered import is_gathered
 from kshot.datasets.transform import ImageTransform
 from kshot.errors import DataError, ImageError
 
@@ -93,7 +94,7 @@ def decode_tree(
     label: str,
     skip_bad: bool = False,
 ) -> Decoded:
-    """Decodes files of a tree, or takes them from the cache.
+    """Decodes files of a tree, or takes them from the cache, which those that were gathered from a server never enter.
 
     Args:
         tree: a folder or a zip.
@@ -107,7 +108,8 @@ def decode_tree(
     """
     read_by = {k: v for k, v in transform.to_dict().items() if k not in ("mean", "std")}
     key = cache.cache_key(label, label, str(tree.path.absolute()), tree.fingerprint(), read_by)
-    cached = cache.load(key)
+    private = is_gathered(tree.path)
+    cached = None if private else cache.load(key)
     if cached is not None and cached[0].keys() == {"x"} and cached[0]["x"].shape[1:] == transform.shape:
         x, description = cached[0]["x"], cached[1]
         result, errors = Decoded(x, description["names"], description["bad"]), description["errors"]
@@ -117,7 +119,7 @@ def decode_tree(
             ((name, lambda name=name: tree.read(name)) for name in chosen),  # type: ignore[misc]
             transform,
         )
-        if chosen:
+        if chosen and not private:
             cache.save(key, {"x": result.x}, {"names": result.names, "bad": result.bad, "errors": errors})
     refuse_bad(result.bad, errors, skip_bad, where=str(tree.path))
     return result

@@ -17,8 +17,17 @@ PIXEL_LIMIT = 89_478_485
 """The most pixels that an image may decode to (Pillow's own warning level: a quarter of a GiB in RGB)."""
 
 
-def open_image(image: Any, name: str) -> Image.Image:
-    """A Pillow image whose header was read and whose size is sane; nothing is decoded yet."""
+def open_image(image: Any, name: str, formats: tuple[str, ...] | None = None) -> Image.Image:
+    """A Pillow image whose header was read and whose size is sane; nothing is decoded yet.
+
+    Args:
+        image: a file's bytes, an array, or a Pillow image.
+        name: what to call it in an error.
+        formats: of files, by Pillow's names; all that it reads by default.
+
+    Raises:
+        ImageError: no image, damaged, empty, or of too many pixels.
+    """
     from PIL import Image, UnidentifiedImageError
 
     too_large = f"{name} has too many pixels: expected at most {PIXEL_LIMIT:,}"
@@ -26,7 +35,7 @@ def open_image(image: Any, name: str) -> Image.Image:
         if not image:
             raise ImageError(f"{name} is empty: expected an image, got a file of 0 bytes")
         try:
-            image = Image.open(io.BytesIO(image))
+            image = Image.open(io.BytesIO(image), formats=formats)
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise ImageError(
                 f"{too_large}, got more ({error}). Shrink it, or leave it out with skip_bad=True (--skip-bad)"
@@ -35,6 +44,13 @@ def open_image(image: Any, name: str) -> Image.Image:
             raise ImageError(
                 f"{name} is not an image in any format that Pillow reads. Remove it, or leave unreadable files out "
                 "with skip_bad=True (--skip-bad)"
+            ) from error
+        except MemoryError:
+            raise
+        except Exception as error:  # a parser fed with half a header raises whatever it stumbles over
+            raise ImageError(
+                f"{name} is damaged: expected a whole image, but its header cannot be read ({error}). Replace it, or "
+                "leave unreadable files out with skip_bad=True (--skip-bad)"
             ) from error
     elif not isinstance(image, Image.Image):
         array = np.asarray(image)

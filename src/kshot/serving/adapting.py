@@ -69,7 +69,8 @@ class Adaptation:
         reference: how far its examples lie from others of their class, which queries are measured by.
         held_out: what leaving examples out said; None where it was not asked for.
         suggested: places in the pool, the one to label first in front.
-        seconds: of each stage.
+        seconds: of each stage, for all that were adapted together.
+        together: how many those were.
     """
 
     adapted: Any
@@ -80,6 +81,7 @@ class Adaptation:
     held_out: HeldOut | None
     suggested: list[int]
     seconds: dict[str, float]
+    together: int = 1
 
 
 def adapt_together(orders: Sequence[Order]) -> list[Adaptation | Exception]:
@@ -123,7 +125,11 @@ def _adapt(orders: Sequence[Order]) -> list[Adaptation]:
             suggested = suggest_labels(embedding, first_tensor(pool).flatten(1), logits, support.classes, SUGGESTED)
             own.lap("suggest")
         near = reference(embedding, support.y)
-        found.append(Adaptation(state, support.classes, features[i], embedding, near, checked, suggested, own.seconds))
+        found.append(
+            Adaptation(
+                state, support.classes, features[i], embedding, near, checked, suggested, own.seconds, len(orders)
+            )
+        )
     return found
 
 

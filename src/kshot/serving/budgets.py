@@ -70,6 +70,10 @@ class Pace:
         if plain > 0:
             self.factor = MEMORY * self.factor + (1 - MEMORY) * min(10.0, max(0.1, seconds / plain))
 
+    def forget(self) -> None:
+        """An adaptation was refused, and will say nothing of how long it took: what slowed others down may be over."""
+        self.factor = MEMORY * self.factor + (1 - MEMORY) * min(1.0, self.factor)
+
 
 def _seconds(model: ServedModel, examples: int, way: int, options: Mapping[str, Any]) -> float:
     shape = model.learner.input_shape
@@ -155,6 +159,8 @@ def choose(
         fitting.append((whole, accuracy, -place, Choice(model, options, wait + pace.expect(examples, taken))))
     if fitting:
         return max(fitting, key=lambda one: one[:3])[3]
+    for pace in paces.values():
+        pace.forget()
     if least is None:
         raise BudgetError(f"none of the models that are served takes {examples} examples of {way} classes")
     raise BudgetError(

@@ -369,13 +369,24 @@ class Changes:
         return await self._commit(request, "feedback", change, Outcome(201, said, task.id))
 
     async def erase_tenant(self, request: Request) -> None:
-        """Deletes a tenant with its tasks, examples and keys; the audit log keeps that it was erased."""
+        """Deletes a tenant with its tasks, examples and keys; the audit log keeps that it was erased. Where there are
+        no keys everyone is one tenant, who begins anew."""
+        who = request.principal
 
         def change(connection: Connection) -> None:
-            access.erase_tenant(connection, request.principal.tenant)
+            access.erase_tenant(connection, who.tenant)
+            if who.key is None:
+                access.create_tenant(connection, access.DEFAULT, id_=who.tenant)
 
         await self._commit(replace(request, idempotency=None), "tenant.erase", change, Outcome(204, {}))
         await asyncio.to_thread(self.service.database.erase)
+
+    async def note(self, principal: Principal, request: str, action: str, **detail: Any) -> None:
+        """A line of the audit log for what changes nothing."""
+        tenant, key = principal.tenant, principal.key
+        await self.service.writing(
+            lambda connection: journal.note(connection, action, tenant=tenant, key=key, request=request, **detail)
+        )
 
     async def adapt_only(
         self,

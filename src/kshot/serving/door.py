@@ -18,7 +18,9 @@ ALWAYS = ("/healthz", "/readyz", "/metrics")
 
 class Door:
     """Counts the requests that are inside: predictions, and all others, so that neither keeps the other out; and the
-    bytes of their large bodies, which would fill the memory where each alone is within its limit.
+    bytes of their large bodies, which would fill the memory where each alone is within its limit. When it is full, who
+    has less inside than an equal share still comes in: nobody keeps all others out. Who somebody is the key says that
+    a request shows; that it is a valid one is found out before a body is read.
 
     Args:
         app: what is behind it.
@@ -26,10 +28,10 @@ class Door:
     """
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
-        self.app, self.most = app, service.settings.queue
-        self.largest, self.room = service.settings.limits.body_bytes, service.settings.bodies_bytes
+        self.app, self.largest = app, service.settings.limits.body_bytes
         self.refused = service.metrics.refused.labels("busy")
-        self.inside, self.bytes = {True: 0, False: 0}, 0
+        self.predictions, self.others = Shares(service.settings.queue), Shares(service.settings.queue)
+        self.bodies = Shares(service.settings.bodies_bytes)
         problem = BusyProblemError("more requests are being worked on than the server may take in: try again", 1.0)
         self._body = orjson.dumps(problem.document(None))
         self._headers = [
@@ -42,29 +44,61 @@ class Door:
         if scope["type"] != "http" or scope["path"] in ALWAYS:
             await self.app(scope, receive, send)
             return
-        kind = scope["path"].endswith("/predict")
-        size = self._size_of(scope)
-        # One that is larger than all the room comes in when it is alone.
-        if self.inside[kind] >= self.most or (size and self.bytes and self.bytes + size > self.room):
+        requests = self.predictions if scope["path"].endswith("/predict") else self.others
+        who, size = self._who_and_size(scope)
+        if not (requests.has_room(who, 1) and (not size or self.bodies.has_room(who, size))):
             self.refused.inc()
             await send({"type": "http.response.start", "status": 503, "headers": self._headers})
             await send({"type": "http.response.body", "body": self._body})
             return
-        self.inside[kind] += 1
-        self.bytes += size
+        requests.take(who, 1)
+        if size:
+            self.bodies.take(who, size)
         try:
             await self.app(scope, receive, send)
         finally:
-            self.inside[kind] -= 1
-            self.bytes -= size
+            requests.take(who, -1)
+            if size:
+                self.bodies.take(who, -size)
 
-    def _size_of(self, scope: Scope) -> int:
-        """The bytes of a large body; of one that does not say how many as many as there may be; 0: a small one, or one
-        that is not read, because it is too large."""
+    def _who_and_size(self, scope: Scope) -> tuple[bytes, int]:
+        """The key of a request, and the bytes of a large body; of one that does not say how many as many as there may
+        be; 0: a small one, or one that is not read, because it is too large."""
+        who, size = b"", 0
         for name, value in scope["headers"]:
-            if name == b"transfer-encoding":
-                return self.largest
-            if name == b"content-length":
+            if name == b"authorization":
+                who = value
+            elif name == b"transfer-encoding":
+                size = self.largest
+            elif name == b"content-length" and not size:
                 size = int(value) if value.isdigit() else 0
-                return size if SMALL < size <= self.largest else 0
-        return 0
+        return who, size if SMALL < size <= self.largest else 0
+
+
+class Shares:
+    """How much of something each of several has.
+
+    Args:
+        most: of it that all may have together, about.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most, self.taken = most, 0
+        self._of: dict[bytes, int] = {}
+
+    def has_room(self, who: bytes, more: int) -> bool:
+        """Whether somebody may have more: while there is some left, and then up to an equal share. What is larger than
+        all there is may be had by who is alone."""
+        if self.taken + more <= self.most or not self.taken:
+            return True
+        own = self._of.get(who, 0)
+        return own + more <= self.most / (len(self._of) + (not own))
+
+    def take(self, who: bytes, more: int) -> None:
+        """Gives somebody more, or takes it back."""
+        self.taken += more
+        own = self._of.get(who, 0) + more
+        if own:
+            self._of[who] = own
+        else:
+            del self._of[who]

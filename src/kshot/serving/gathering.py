@@ -18,15 +18,16 @@ from urllib.parse import quote
 
 import torch
 from sqlalchemy import select
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import Connection, make_url
 from torch import Tensor
 
 from kshot.artifacts import load_learner
 from kshot.artifacts.atomic import atomic_folder
+from kshot.datasets.gathered import MANIFEST, is_gathered
 from kshot.errors import ConfigError, DataError, suggest
 from kshot.serving.payloads import unpack_example
 from kshot.serving.settings import Settings
-from kshot.serving.store import registry
+from kshot.serving.store import journal, registry
 from kshot.serving.store.database import Database
 from kshot.serving.store.rows import unpack
 from kshot.serving.store.tables import examples, feedback, tasks, tenants, versions
@@ -34,9 +35,6 @@ from kshot.serving.vault import Vault, about_example, about_feedback
 
 SHARES = (("train", 0.7), ("val", 0.85), ("test", 1.0))
 """The splits, and where each ends on the unit interval that ids of tasks are spread over."""
-
-
-MANIFEST = "gathered.json"
 
 
 @dataclass
@@ -48,12 +46,14 @@ class Gathered:
         examples: labelled examples, feedback not counted.
         feedback: queries whose true label came later.
         left: what was left out, by why.
+        tenants: whose it is.
     """
 
     tasks: Counter[str] = field(default_factory=Counter)
     examples: int = 0
     feedback: int = 0
     left: Counter[str] = field(default_factory=Counter)
+    tenants: set[str] = field(default_factory=set)
 
     def document(self) -> dict[str, Any]:
         """JSON-able."""
@@ -86,13 +86,14 @@ def gather(
         ConfigError: no such tenant; a folder that holds something else.
         DataError: there is nothing to gather: examples are kept with `retention: raw` alone.
     """
-    if out.exists() and not (out / MANIFEST).is_file():
+    if out.exists() and not is_gathered(out):
         raise ConfigError(f"{out} is there, and was not gathered from a server: name a folder that is not there yet")
     ids = _tenants(database, of)
     found = Gathered()
     with atomic_folder(out) as folder:
         folder.chmod(0o700)
         for row, label, name, x in _images(database, vault, ids, model, found):
+            found.tenants.add(row.tenant)
             place = folder / split_of(row.id) / row.id / folder_name(label)
             place.mkdir(parents=True, exist_ok=True)
             _write(255 - x if row.model in inverted else x, place / f"{name}.png")
@@ -107,7 +108,18 @@ def gather(
                     task_folder.rename(folder / task_folder.name)
                 split.rmdir()
         (folder / MANIFEST).write_text(json.dumps(found.document(), indent=2) + "\n")
+    _note(database, found)
     return found
+
+
+def _note(database: Database, found: Gathered) -> None:
+    """In the audit log of each tenant whose images were taken out."""
+
+    def change(connection: Connection) -> None:
+        for tenant in sorted(found.tenants):
+            journal.note(connection, "data.gather", tenant=tenant)
+
+    database.write(change).result()
 
 
 def _drop_single(folder: Path, found: Gathered) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -18,12 +19,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kshot.datasets.transform import ImageTransform
-from kshot.errors import DataError, ImageError
+from kshot.errors import DataError
 from kshot.learners.base import Learner
 from kshot.serving.problems import InputError
 from kshot.serving.settings import Limits
 
 DTYPES = ("uint8", "float32")
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+"""Of images: what cameras and browsers make. Of the parsers that there are no others meet a stranger's bytes."""
+
+
+_ADVICE = re.compile(r"\.? (Remove it|Replace it|Shrink it), or leave .*")
+"""What an error about a file says to who has it."""
 
 
 class Reader:
@@ -57,7 +65,8 @@ class Reader:
         stack = self._stack(items)
         if stack is not None:
             return torch.from_numpy(stack)
-        rows = [self._one(item, f"{what}[{i}]") for i, item in enumerate(items)]
+        room = _Room(self.limits)
+        rows = [self._one(item, f"{what}[{i}]", room) for i, item in enumerate(items)]
         for i, row in enumerate(rows):
             if self.shape is not None and row.shape != self.shape:
                 raise InputError(
@@ -85,15 +94,15 @@ class Reader:
             return None
         return self.transform.read_stack(np.frombuffer(pixels, np.uint8).reshape(len(items), *self.transform.shape))
 
-    def _one(self, item: Any, where: str) -> NDArray[Any]:
+    def _one(self, item: Any, where: str, room: _Room) -> NDArray[Any]:
         if isinstance(item, bytes):
-            return self._image(item, where)
+            return self._image(item, where, room)
         if not isinstance(item, Mapping):
             raise InputError(f"{where}: expected an object with x, image or bytes, got {_short(item)}")
         if "x" in item:
             return self._array(item["x"], item.get("dtype"), where)
         if "image" in item:
-            return self._image(_decode(item["image"], f"{where}.image"), where)
+            return self._image(_decode(item["image"], f"{where}.image"), where, room)
         if "bytes" in item:
             return self._bytes(item, where)
         raise InputError(f"{where}: expected one of x, image and bytes, got {', '.join(map(str, item)) or 'nothing'}")
@@ -138,30 +147,19 @@ class Reader:
         except DataError as error:
             raise InputError(str(error)) from None
 
-    def _image(self, content: bytes, where: str) -> NDArray[Any]:
+    def _image(self, content: bytes, where: str, room: _Room) -> NDArray[Any]:
         if not isinstance(self.transform, ImageTransform):
             raise InputError(f"{where}: this model takes no images but examples of {list(self.shape or ())}: send x")
-        self._check_pixels(content, where)
-        try:
-            return self.transform.read_array(content, where)
-        except (ImageError, DataError) as error:
-            raise InputError(str(error)) from None
-        except MemoryError:
-            raise InputError(f"{where}: the image is too large to be decoded") from None
-
-    def _check_pixels(self, content: bytes, where: str) -> None:
-        """By the image's header, before anything is decoded."""
         from kshot.datasets.pixels import open_image
 
         try:
-            image = open_image(content, where)
+            image = open_image(content, where, FORMATS)
+            room.take(image.width, image.height, where)  # by its header, before anything is decoded
+            return self.transform.read_array(content, where)
         except DataError as error:
-            raise InputError(str(error)) from None
-        if image.width * image.height > self.limits.pixels:
-            raise InputError(
-                f"{where}: expected an image of at most {self.limits.pixels:,} pixels, got {image.width} x "
-                f"{image.height}: shrink it first"
-            )
+            raise InputError(f"{_ADVICE.sub('', str(error))}: send one of {', '.join(FORMATS)}") from None
+        except MemoryError:
+            raise InputError(f"{where}: the image is too large to be decoded") from None
 
     def _bytes(self, item: Mapping[str, Any], where: str) -> NDArray[Any]:
         shape, kind = item.get("shape"), item.get("dtype") or ("uint8" if self.images else "float32")
@@ -174,6 +172,27 @@ class Reader:
         if len(content) != expected:
             raise InputError(f"{where}.bytes: expected {expected:,} bytes of {kind} for {shape}, got {len(content):,}")
         return self._checked(np.frombuffer(content, np.dtype(kind).newbyteorder("<")).reshape(shape), kind, where)
+
+
+class _Room:
+    """The pixels that the images of one request may still have."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits, self.left = limits, limits.total_pixels
+
+    def take(self, width: int, height: int, where: str) -> None:
+        """Raises InputError for an image that is too large, or one too many."""
+        if width * height > self.limits.pixels:
+            raise InputError(
+                f"{where}: expected an image of at most {self.limits.pixels:,} pixels, got {width} x {height}: shrink "
+                "it first"
+            )
+        self.left -= width * height
+        if self.left < 0:
+            raise InputError(
+                f"{where}: expected images of at most {self.limits.total_pixels:,} pixels together, got more: shrink "
+                "them first, or send some of them in a second request"
+            )
 
 
 def _decode(text: Any, where: str) -> bytes:
@@ -193,7 +212,9 @@ def _pixels(rows: Any, height: int, width: int) -> bytes:
     Raises:
         TypeError, ValueError: something else, or of another size.
     """
-    if type(rows) is not list or len(rows) != height or type(rows[0]) is not list or type(rows[0][0]) is not int:
+    if type(rows) is not list or len(rows) != height or type(rows[0]) is not list or len(rows[0]) != width:
+        raise ValueError
+    if type(rows[0][0]) is not int:
         raise TypeError
     pixels = bytes(chain.from_iterable(rows))
     if any(len(row) != width for row in rows):

@@ -70,7 +70,7 @@ async def adapted_state(
         adaptation = await service.compute(service.adaptations, order, principal, order.size, deadline)
     for stage, seconds in adaptation.seconds.items():
         service.metrics.stages.labels(f"adapt_{stage}" if stage != "adapt" else "adapt_heads").observe(seconds)
-    if model.digest in service.paces:
+    if model.digest in service.paces and adaptation.together == 1:  # others' share of a batch says nothing of this one
         steps = order.options.get("steps", model.steps)
         service.paces[model.digest].observe(len(members), steps, sum(adaptation.seconds.values()))
     numbers, y = [member.number for member in labelled], y[y >= 0]
@@ -96,7 +96,8 @@ def _check_pace(service: Service, model: ServedModel, order: Order, examples: in
     """Raises BudgetError for an adaptation that would keep the others waiting for too long."""
     pace, most = service.paces.get(model.digest), service.settings.limits.adapt_seconds
     expected = 0.0 if pace is None else pace.expect(examples, order.options.get("steps", model.steps))
-    if expected > most:
+    if pace is not None and expected > most:
+        pace.forget()
         raise BudgetError(
             f"expected an adaptation of at most {most:g} s, this one would take about {expected:.0f} s here: give "
             "fewer examples, or fewer steps"

@@ -143,6 +143,10 @@ def document(app: FastAPI) -> dict[str, Any]:
     return made
 
 
+_NOT_KEPT = {("post", "/v1/tasks/{task}/predict"), ("post", "/v1/adapt-predict"), ("delete", "/v1/tenant")}
+"""Writes nothing, or takes what was kept with it: sent again it is done again."""
+
+
 def _complete(operation: dict[str, Any], which: tuple[str, str]) -> None:
     if which in REQUESTS:
         kind, example = REQUESTS[which]
@@ -151,7 +155,7 @@ def _complete(operation: dict[str, Any], which: tuple[str, str]) -> None:
         if "examples" in kind.model_fields:
             content["multipart/form-data"] = {"schema": _multipart(kind)}
         operation["requestBody"] = {"required": True, "content": content}
-    if which[0] in ("post", "delete"):
+    if which[0] in ("post", "delete") and which not in _NOT_KEPT:
         operation.setdefault("parameters", []).append(
             {
                 "name": "Idempotency-Key",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 
 from kshot.errors import KshotError
 from kshot.serving.budgets import Pace
@@ -27,9 +28,11 @@ TOGETHER = 16
 _log = logging.getLogger("kshot.serving")
 
 
-def _measured(known: Known, threads: int) -> tuple[ServedModel, Pace]:
+def _measured(there: ServedModel | None, known: Known, threads: int) -> tuple[ServedModel, Pace]:
+    """A model, loaded unless it is there, and how long it takes."""
+
     def measure() -> tuple[ServedModel, Pace]:
-        model = current_model(known)
+        model = there or current_model(known)
         return model, Pace.measure(model)
 
     return in_a_thread_that_ends(measure, threads)
@@ -42,13 +45,15 @@ async def look(service: Service, changes: Changes) -> None:
         if name not in service.models or service.models[name].digest == known.digest:
             continue
         try:
-            there = service.by_digest.get(known.digest)
-            model, pace = (
-                (there, None) if there is not None else await asyncio.to_thread(_measured, known, service.threads)
-            )
+            there, pace = service.by_digest.get(known.digest), service.paces.get(known.digest)
+            if there is not None and pace is not None:
+                model = there
+            else:  # it may have been loaded for the tasks that others moved to it
+                model, pace = await asyncio.to_thread(_measured, there, known, service.threads)
         except KshotError as error:
             _log.error("not promoted", extra={"model": name, "reason": str(error)})
             continue
+        model = replace(model, name=name)  # it may have been another one's when it was loaded
         service.adopt(model, pace)
         _log.info("promoted", extra={"model": name, "digest": model.digest})
         service.later(move_all(service, changes, model))

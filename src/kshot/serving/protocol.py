@@ -10,10 +10,12 @@ from kshot.serving.settings import Limits
 
 
 def protocol(limits: Limits) -> type[asyncio.Protocol]:
-    """uvicorn's protocol with a limit to how long the headers of a request may take, and how long its body.
+    """uvicorn's protocol with a limit to how long the headers of a request may take, how long its body, and how long
+    its sender may leave an answer unread.
 
     A connection that was opened and says nothing, or one header line in a while, holds a place and costs its sender
-    nothing ("slow loris"). Between two requests of a connection uvicorn's own limit holds (`timeout_keep_alive`).
+    nothing ("slow loris"); so does one whose answer is not read. Between two requests of a connection uvicorn's own
+    limit holds (`timeout_keep_alive`).
     """
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -21,12 +23,24 @@ def protocol(limits: Limits) -> type[asyncio.Protocol]:
         _late: asyncio.TimerHandle | None = None
         _for: str | None = None  # what is timed: "headers" or "body"
         _needs: str | None = "headers"  # what is to come next
+        _unread: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             self._time()
 
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._unread = self.loop.call_later(limits.body_seconds, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            if self._unread is not None:
+                self._unread.cancel()
+            super().resume_writing()
+
         def connection_lost(self, exc: Exception | None) -> None:
+            if self._unread is not None:
+                self._unread.cancel()
             self._needs = None
             self._time()
             super().connection_lost(exc)

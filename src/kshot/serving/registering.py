@@ -62,7 +62,9 @@ def served(url: str, name: str) -> registry.Known | None:
         database.close()
 
 
-def serve_from_now_on(url: str, path: str | Path, name: str, *, tasks: int = TASKS, over: str | None = None) -> None:
+def serve_from_now_on(
+    url: str, path: str | Path, name: str, *, tasks: int = TASKS, over: str | None = None, back: bool = False
+) -> str:
     """Makes a model the one of its name that the servers of a database serve; those that run find it within seconds.
 
     Args:
@@ -71,9 +73,14 @@ def serve_from_now_on(url: str, path: str | Path, name: str, *, tasks: int = TAS
         name: that clients call it by.
         tasks: that it is calibrated on.
         over: the digest of the model that it is to take the place of; None: of whichever there is, if there is one.
+        back: whether it was served by this name before.
+
+    Returns:
+        Why it is not calibrated, so that nothing is known of its confidence and of drift; nothing where it is.
 
     Raises:
-        ConfigError: nothing of that name is served, or another model than `over`.
+        ConfigError: nothing of that name is served, or another model than `over`; or it never was, though it is to be
+            served again.
         UnsupportedError: the learner cannot be served.
     """
     here = Path(path).expanduser()
@@ -82,7 +89,12 @@ def serve_from_now_on(url: str, path: str | Path, name: str, *, tasks: int = TAS
     try:
         migrate(database)
         with database.reading() as connection:
-            names = registry.current(connection)
+            names, before = registry.current(connection), registry.of_digest(connection, model.digest)
+        if back and (before is None or before.name != name):
+            raise ConfigError(
+                f"{path} was never served as {name} by the servers of {url}, so that there is no going back to it: "
+                "promote it (--over, --data)"
+            )
         if over is not None and name not in names:
             there = ", ".join(sorted(names)) or "none"
             raise ConfigError(f"the servers of {url} know no model {name!r}, but {there}: say --name")
@@ -90,9 +102,11 @@ def serve_from_now_on(url: str, path: str | Path, name: str, *, tasks: int = TAS
             raise ConfigError(
                 f"another model is served as {name} by now, the one in {names[name].path}: compare with that (--over)"
             )
-        info: dict[str, Any] = {"calibration": calibration_of(model, tasks)[0]}
+        found, problem = calibration_of(model, tasks)
+        info: dict[str, Any] = {"calibration": found}
         database.write(
             lambda connection: registry.promote(connection, digest=model.digest, name=name, path=model.path, info=info)
         ).result()
+        return problem
     finally:
         database.close()

@@ -23,11 +23,11 @@ from kshot.serving.served import ServedModel
 from kshot.serving.service import Service
 from kshot.serving.settings import Settings
 from kshot.serving.store import access, registry
-from kshot.serving.store.database import Database
+from kshot.serving.store.database import Database, alone
 from kshot.serving.store.migrate import migrate
 from kshot.serving.store.tables import states
 from kshot.serving.threads import compute_alone, in_a_thread_that_ends, threads_of
-from kshot.serving.vault import Vault
+from kshot.serving.vault import Vault, in_use
 from kshot.serving.workers import run_workers
 
 _log = logging.getLogger("kshot.serving")
@@ -77,7 +77,8 @@ def first_key(settings: Settings) -> str | None:
     try:
 
         def change(connection: Connection) -> str | None:
-            return None if access.list_keys(connection) else access.create_key(connection, "default", "first")[1]
+            alone(connection)
+            return None if access.list_keys(connection) else access.create_key(connection, access.DEFAULT, "first")[1]
 
         return database.write(change).result()
     finally:
@@ -94,6 +95,8 @@ def build(settings: Settings, models: Mapping[str, ServedModel] | None = None) -
     with database.reading() as connection:
         promoted = registry.current(connection)
     for name, known in promoted.items():
+        if name in service.models and known.digest != service.models[name].digest:
+            _log.warning("another model was promoted, and is served", extra={"model": name, "path": known.path})
         if name in service.models and known.digest not in service.by_digest:
             service.adopt(current_model(known))
         elif name in service.models:
@@ -186,7 +189,7 @@ def _serve(settings: Settings, bound: socket.socket, models: Mapping[str, Served
     # uvicorn ends gracefully at a signal, and then raises it again for whoever else would have had it: nobody.
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
-        with contextlib.suppress(KeyboardInterrupt):
+        with contextlib.suppress(KeyboardInterrupt), in_use(Path(settings.master_key)):
             host, port = bound.getsockname()[:2]
             url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
             _log.info("serving", extra={"url": url, "pid": os.getpid()})

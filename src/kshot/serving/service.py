@@ -39,7 +39,7 @@ from kshot.serving.served import ServedModel
 from kshot.serving.settings import Settings
 from kshot.serving.states import State, StateCache, decode
 from kshot.serving.store import access, journal, registry, tasks
-from kshot.serving.store.database import Database
+from kshot.serving.store.database import Database, alone
 from kshot.serving.store.rows import Principal, TaskRow, is_task
 from kshot.serving.threads import compute_alone, compute_with, in_a_thread_that_ends, threads_of
 from kshot.serving.vault import Vault, about_state
@@ -310,9 +310,8 @@ class Service:
             return Choice(self.model(name), options)
         asked = options.get("steps")
         models = [self.model(name)] if name is not None or options else list(self.models.values())
-        return choose(
-            models, self.paces, latency_ms / 1000, self.adaptations.expected, len(labels), len(set(labels)), asked
-        )
+        wait, examples = self.adaptations.expected, max(1, len(labels))
+        return choose(models, self.paces, latency_ms / 1000, wait, examples, len(set(labels)), asked)
 
     # ---------------------------------------------------------------- prediction
 
@@ -413,4 +412,5 @@ def _own(principal: Principal, row: TaskRow | None, id_: str) -> TaskRow:
 
 
 def _default_tenant(connection: Connection) -> str:
-    return access.find_tenant(connection, "default") or access.create_tenant(connection, "default")
+    alone(connection)
+    return access.find_tenant(connection, access.DEFAULT) or access.create_tenant(connection, access.DEFAULT)

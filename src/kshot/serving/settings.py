@@ -25,6 +25,7 @@ class Limits(_Section):
     Attributes:
         body_bytes: of a request's body.
         pixels: of one image, before it is resized.
+        total_pixels: of all images of a request.
         examples: of a task.
         way: classes of a task.
         label_bytes: of a class's name, as UTF-8.
@@ -37,6 +38,7 @@ class Limits(_Section):
 
     body_bytes: int = Field(default=16_000_000, ge=1)
     pixels: int = Field(default=25_000_000, ge=1)
+    total_pixels: int = Field(default=250_000_000, ge=1)
     examples: int = Field(default=2_000, ge=2)
     way: int = Field(default=200, ge=2)
     label_bytes: int = Field(default=200, ge=1)

@@ -11,15 +11,16 @@ AES-256-GCM. A sealed text is the key's first bytes of SHA-256 (4 bytes: which k
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kshot.artifacts.atomic import atomic_file
-from kshot.errors import ArtifactError, MissingExtraError
+from kshot.errors import ArtifactError, MissingExtraError, RunError
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -131,6 +132,34 @@ def write_keys(path: Path, keys: Sequence[bytes]) -> None:
             file.write(text)
 
     atomic_file(path, write)
+
+
+@contextlib.contextmanager
+def in_use(path: Path, *, alone: bool = False) -> Iterator[None]:
+    """Holds a key file while what it seals is served, or while it is replaced.
+
+    Args:
+        alone: nobody else may hold it.
+
+    Raises:
+        RunError: somebody else does, as far as this machine tells.
+    """
+    if os.name == "nt":  # which has no such locks
+        yield
+        return
+    import fcntl
+
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"a server runs with the master key in {path}: stop it first, or rotate in two steps (kshot keys "
+                "rotate --begin), with a restart between them"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
 
 
 def _make_first(path: Path) -> None:

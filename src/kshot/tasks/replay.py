@@ -6,6 +6,7 @@ new source or, with the probability `share`, one of the old.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from kshot import randomness
+from kshot.datasets.gathered import is_gathered
 from kshot.datasets.pool import Pool
 from kshot.episodes import Episodes, concatenate
 from kshot.errors import ConfigError, UnsupportedError
@@ -23,6 +25,27 @@ TURNS = 4
 """A row of a pool is so many examples: an id says in which quarter turn it is seen, too."""
 
 _CHOICE = randomness.stream("tasks/replay")
+
+
+def gathered_folder(spec: Mapping[str, Any]) -> str | None:
+    """The folder of a task source's spec, if it was gathered from a server."""
+    path = spec.get("path", spec.get("name_or_path"))
+    return str(path) if is_gathered(path) else None
+
+
+def not_to_forget(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the data that a learner was trained on what the next one is to keep doing well: all of it. But where it was
+    gathered from a server, that is what was replayed beside it: of what was asked the next gathering holds what is
+    still stored, and what was erased since is not to come back.
+
+    Args:
+        spec: of its task source.
+    """
+    found = dict(spec)
+    while gathered_folder(found) and "replay" in found:
+        sizes: dict[str, Any] = {key: found[key] for key in ("way", "shot", "query") if key in found}
+        found = {**sizes, **{key: value for key, value in found["replay"].items() if key != "share"}}
+    return found
 
 
 class ReplayTasks(TaskSplit):

@@ -65,6 +65,7 @@ async def adapt_predict(http: HTTPRequest) -> Response:
         )
     state, document = await changes_of(http).adapt_only(principal, choice.model, given, choice.options, deadline)
     found = await service.predict(principal, state, asked, nearest=fields["nearest"], deadline=deadline)
+    await changes_of(http).note(principal, http.state.request, "adapt-predict", examples=len(examples))
     if budget is not None:
         document["chosen"] = choice.document(budget)
     document["timings_ms"]["total"] = round(1000 * (time.perf_counter() - began), 3)

@@ -246,7 +246,7 @@ def options_of(service: Service, model: str, asked: dict[str, Any]) -> dict[str,
         InvalidError: it does not, or they are beyond the limits.
     """
     found = {name: value for name, value in asked.items() if value is not None}
-    takes = service.models[model].learner.adapt_options
+    takes, own = service.models[model].learner.adapt_options, service.models[model].steps
     for name in found:
         if name not in takes:
             raise InvalidError(
@@ -255,7 +255,7 @@ def options_of(service: Service, model: str, asked: dict[str, Any]) -> dict[str,
     most = service.settings.limits.steps
     if found.get("steps", 0) > most:
         raise InvalidError(f"options.steps: expected at most {most}, got {found['steps']}")
-    return found
+    return {"steps": most} if not found and own is not None and own > most else found
 
 
 def _check_page(limit: int, most: int) -> None:

@@ -42,6 +42,7 @@ async def export(http: HTTPRequest) -> Response:
 
     service, principal = await admit(http)
     service.allow(principal, "admin")
+    await changes_of(http).note(principal, http.state.request, "tenant.export")
     return StreamingResponse(looking.export(service, principal), media_type="application/jsonl")
 
 

@@ -20,6 +20,9 @@ erase the tenant."""
 
 PREFIX = "ks_"
 
+DEFAULT = "default"
+"""The tenant of the first key, and everyone where there are no keys."""
+
 
 def hash_key(secret: str) -> bytes:
     """SHA-256 of a key: of 256 random bits nobody finds the secret by trying, so that no slow hash is needed."""
@@ -44,9 +47,11 @@ def set_quotas(connection: Connection, tenant: str, quotas: Mapping[str, float])
     return whole
 
 
-def create_tenant(connection: Connection, name: str, quotas: Mapping[str, Any] | None = None) -> str:
-    """A new tenant's id."""
-    id_ = new_id("tenant")
+def create_tenant(
+    connection: Connection, name: str, quotas: Mapping[str, Any] | None = None, id_: str | None = None
+) -> str:
+    """A new tenant's id, which may be given."""
+    id_ = id_ or new_id("tenant")
     connection.execute(
         insert(tenants),
         {

@@ -29,7 +29,17 @@ MOST_TOGETHER = 128
 _ENDED = ("40001", "40P01")
 """PostgreSQL's states of a transaction that it ended for the sake of another: serialization failure, deadlock."""
 
+_LOCK = 0x6B73686F74
+"""Of PostgreSQL's advisory locks the one that replicas take to do something one at a time."""
+
 _Write = tuple[Callable[[Connection], Any], "Future[Any]"]
+
+
+def alone(connection: Connection) -> None:
+    """Until the transaction ends nobody else goes beyond this: what is there to be found once for all replicas is
+    looked for and made within it. SQLite has one writer at a time anyway."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
 
 
 class _AgainError(Exception):

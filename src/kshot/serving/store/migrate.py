@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sqlalchemy import inspect, text
+from sqlalchemy import inspect
 from sqlalchemy.engine import Connection
 
 from kshot.errors import ArtifactError
-from kshot.serving.store.database import Database
-
-_LOCK = 0x6B73686F74
-"""Of PostgreSQL's advisory locks the one that replicas take to migrate one at a time."""
+from kshot.serving.store.database import Database, alone
 
 
 def migrate(database: Database) -> None:
@@ -26,8 +23,7 @@ def migrate(database: Database) -> None:
     script = ScriptDirectory(str(Path(__file__).parent / "migrations"))
     head = script.get_current_head()
     with database.engine.begin() as connection:
-        if not database.embedded:
-            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+        alone(connection)
         found = MigrationContext.configure(connection).get_current_revision()
         if found == head:
             return

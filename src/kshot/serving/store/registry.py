@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import insert, select, union, update
 from sqlalchemy.engine import Connection
 
+from kshot.serving.store.database import alone
 from kshot.serving.store.rows import now
 from kshot.serving.store.tables import models, states, versions
 
@@ -53,6 +54,7 @@ def learn(connection: Connection, digest: str, info: dict[str, Any]) -> None:
 
 def promote(connection: Connection, *, digest: str, name: str, path: str, info: dict[str, Any]) -> None:
     """Makes a model the one that new tasks of its name get, whether or not it was known before."""
+    alone(connection)
     add(connection, digest=digest, name=name, path=path, info=info)
     connection.execute(update(models).where(models.c.name == name).values(current=False))
     connection.execute(
@@ -62,6 +64,7 @@ def promote(connection: Connection, *, digest: str, name: str, path: str, info: 
 
 def add(connection: Connection, *, digest: str, name: str, path: str, info: dict[str, Any]) -> None:
     """Notes a model as the one that new tasks of its name get."""
+    alone(connection)
     known = connection.execute(select(models.c.digest).where(models.c.digest == digest)).first()
     if known is not None:  # by another worker, at the same time
         return

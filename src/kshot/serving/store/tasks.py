@@ -69,7 +69,7 @@ def page(connection: Connection, tenant: str, after: tuple[float, str] | None, l
 
 def behind(connection: Connection, model: str, digest: str, after: str, limit: int) -> list[TaskRow]:
     """Tasks of a model's name whose state is another model's than the one with this digest, by their ids; but not those
-    that somebody took back to it.
+    that somebody took back to it, nor those of which too little was kept to adapt them again.
 
     Args:
         after: the id after which to go on.
@@ -77,7 +77,9 @@ def behind(connection: Connection, model: str, digest: str, after: str, limit: i
     query = select(*_TASK).join(states, states.c.task == tasks.c.id)
     query = query.join(versions, and_(versions.c.task == tasks.c.id, versions.c.number == tasks.c.version))
     query = query.where(tasks.c.model == model, states.c.digest != digest, tasks.c.id > after)
-    query = query.where(versions.c.reason != "rollback")
+    kept = select(examples.c.number).where(examples.c.task == tasks.c.id)
+    features = kept.where(examples.c.form == "features", examples.c.digest != digest)
+    query = query.where(versions.c.reason != "rollback", kept.exists(), ~features.exists())
     return [TaskRow(*row) for row in connection.execute(query.order_by(tasks.c.id).limit(limit))]
 
 
@@ -224,7 +226,8 @@ def remove(connection: Connection, task: TaskRow) -> None:
     Raises:
         GoneError: it was not there.
     """
-    size = connection.execute(select(tasks.c.bytes).where(tasks.c.id == task.id)).scalar_one_or_none()
+    # Locked, so that what is stored with it meanwhile is not left in the count.
+    size = connection.execute(select(tasks.c.bytes).where(tasks.c.id == task.id).with_for_update()).scalar_one_or_none()
     if size is None:
         raise GoneError(task.id)
     held = len(connection.execute(select(examples.c.number).where(examples.c.task == task.id)).all())
