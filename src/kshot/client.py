@@ -98,7 +98,7 @@ class _Pages:
 
     def __init__(self, path: str, part: str, limit: int | None) -> None:
         self._path, self._part, self._left = path, part, limit
-        self._after: str | None = None
+        self._after: str | int | None = None
         self.more = limit is None or limit > 0
 
     @property
@@ -232,11 +232,6 @@ class _Calls:
         """What is known of a task."""
         return self._do(_Call("GET", _task(task)))
 
-    def versions(self, task: str, limit: int = 100, before: int | None = None) -> Any:
-        """The versions of a task, the newest first: at most 100, those before a number."""
-        params = {"limit": limit, **_said(before=before)}
-        return self._do(_Call("GET", f"{_task(task)}/versions", params=params, part="versions"))
-
     def examples(self, task: str) -> Any:
         """The numbers and labels of a task's examples."""
         return self._do(_Call("GET", f"{_task(task)}/examples", part="examples"))
@@ -339,7 +334,13 @@ class Client(_Calls, _Connection):
 
     def tasks(self, limit: int | None = None) -> Iterator[dict[str, Any]]:
         """The tenant's tasks, the newest first, page by page as they are asked for."""
-        pages = _Pages("/v1/tasks", "tasks", limit)
+        return self._pages(_Pages("/v1/tasks", "tasks", limit))
+
+    def versions(self, task: str, limit: int | None = None) -> Iterator[dict[str, Any]]:
+        """The versions of a task, the newest first, likewise."""
+        return self._pages(_Pages(f"{_task(task)}/versions", "versions", limit))
+
+    def _pages(self, pages: _Pages) -> Iterator[dict[str, Any]]:
         while pages.more:
             yield from pages.take(self._do(pages.call))
 
@@ -375,12 +376,18 @@ class AsyncClient(_Calls, _Connection):
         super().__init__(*arguments, **options)
         self._http = _httpx().AsyncClient(**self._options())
 
-    async def tasks(self, limit: int | None = None) -> AsyncIterator[dict[str, Any]]:
+    def tasks(self, limit: int | None = None) -> AsyncIterator[dict[str, Any]]:
         """The tenant's tasks, the newest first, page by page as they are asked for."""
-        pages = _Pages("/v1/tasks", "tasks", limit)
+        return self._pages(_Pages("/v1/tasks", "tasks", limit))
+
+    def versions(self, task: str, limit: int | None = None) -> AsyncIterator[dict[str, Any]]:
+        """The versions of a task, the newest first, likewise."""
+        return self._pages(_Pages(f"{_task(task)}/versions", "versions", limit))
+
+    async def _pages(self, pages: _Pages) -> AsyncIterator[dict[str, Any]]:
         while pages.more:
-            for task in pages.take(await self._do(pages.call)):
-                yield task
+            for item in pages.take(await self._do(pages.call)):
+                yield item
 
     async def close(self) -> None:
         await self._http.aclose()

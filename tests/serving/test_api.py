@@ -132,16 +132,15 @@ def test_what_a_task_has_comes_in_pages(server: Server, letters: Letters, part: 
     path = f"/v1/tasks/{task}/{part}"
     whole = server.http.get(path, headers=server.key).json()
     assert whole["next"] is None
-    name = "after" if part == "examples" else "before"
     found: list[Any] = []
     page: dict[str, Any] = {"next": None}
     while page["next"] is not None or not found:
-        params = {"limit": 4, **({} if page["next"] is None else {name: page["next"]})}
+        params = {"limit": 4, **({} if page["next"] is None else {"after": page["next"]})}
         page = server.http.get(path, params=params, headers=server.key).json()
         assert len(page[part]) <= 4
         found += page[part]
     assert found == whole[part]
-    for params, wrong in (({"limit": 0}, "limit: expected 1 to"), ({name: 0}, f"{name}: "), ({"limit": "x"}, "limit")):
+    for params, wrong in (({"limit": 0}, "limit: expected 1 to"), ({"after": 0}, "after: "), ({"limit": "x"}, "limit")):
         answer = server.http.get(path, params=params, headers=server.key)
         assert answer.status_code == 422
         assert wrong in answer.json()["detail"]

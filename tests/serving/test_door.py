@@ -26,7 +26,8 @@ def test_large_bodies_share_the_memory() -> None:
 
         limits = SimpleNamespace(body_bytes=1_000_000)
         service: Any = SimpleNamespace(
-            settings=SimpleNamespace(queue=100, bodies_bytes=1_500_000, limits=limits), metrics=Metrics()
+            settings=SimpleNamespace(authentication="keys", queue=100, bodies_bytes=1_500_000, limits=limits),
+            metrics=Metrics(),
         )
         door = Door(app, service)
         asked: list[asyncio.Task[int]] = []
@@ -95,12 +96,14 @@ def test_who_does_not_read_is_left() -> None:
             aborted.append(True)
             done.set()
 
-        one.transport = SimpleNamespace(abort=abort)
+        left = iter([9, 9, 7, 5, 5])
+        one.transport = SimpleNamespace(abort=abort, get_write_buffer_size=lambda: next(left))
         one.pause_writing()
         one.resume_writing()  # in time
         assert one._unread.cancelled()
         one.pause_writing()
         await asyncio.wait_for(done.wait(), 10)
+        assert next(left, None) is None, "it was waited for as long as something was read"
 
     asyncio.run(ask())
     assert aborted == [True]
@@ -116,7 +119,10 @@ def test_no_more_come_in_than_can_be_worked_on() -> None:
 
         metrics = Metrics()
         service: Any = SimpleNamespace(
-            settings=SimpleNamespace(queue=2, bodies_bytes=1, limits=SimpleNamespace(body_bytes=1)), metrics=metrics
+            settings=SimpleNamespace(
+                authentication="keys", queue=2, bodies_bytes=1, limits=SimpleNamespace(body_bytes=1)
+            ),
+            metrics=metrics,
         )
         door = Door(app, service)
 

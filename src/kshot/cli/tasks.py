@@ -51,7 +51,7 @@ def show(task: Task, server: Server = None, as_json: Json = False) -> None:
     """Show a task, its versions and its examples."""
     output = Output(as_json)
     with connect(server) as client:
-        found, versions, own = client.task(task), client.versions(task), client.examples(task)
+        found, versions, own = client.task(task), list(client.versions(task)), client.examples(task)
     say_task(output, found)
     output.table(
         ["version", "", "reason", "examples", "created"],

@@ -14,5 +14,8 @@ MANIFEST = "gathered.json"
 
 
 def is_gathered(path: object) -> bool:
-    """Whether a folder was gathered from a server."""
-    return isinstance(path, (str, Path)) and (Path(path).expanduser() / MANIFEST).is_file()
+    """Whether a folder was gathered from a server, or is a part of one that was."""
+    if not isinstance(path, (str, Path)):
+        return False
+    here = Path(path).expanduser().absolute()
+    return any((folder / MANIFEST).is_file() for folder in (here, here.parent, here.parent.parent))

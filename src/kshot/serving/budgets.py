@@ -124,6 +124,7 @@ def choose(
     examples: int,
     way: int,
     steps: int | None = None,
+    most: int = 1_000_000,
 ) -> Choice:
     """Of the models that can do a task the most accurate one that fits with all its steps, as measured on val tasks of
     about as many examples a class; where none does, the one that fits with the largest part of its steps.
@@ -135,6 +136,7 @@ def choose(
         wait: of it are gone until what waits already is done.
         examples, way: of the task.
         steps: as many as were asked for, and no fewer.
+        most: steps of any adaptation.
 
     Raises:
         BudgetError: none fits.
@@ -146,11 +148,14 @@ def choose(
         if (limits.way is not None and way > limits.way) or examples > (limits.max_support or examples):
             continue
         full = model.steps if steps is None else steps
+        full = None if full is None else min(full, most)
         fewest = None if full is None else min(full, 1) if steps is None else steps
         need = wait + pace.expect(examples, fewest)
         what = model.name if fewest is None else f"{model.name} with {fewest} step{'' if fewest == 1 else 's'}"
         least = min(least or (need, what), (need, what))
         if need > seconds:
+            if wait + (need - wait) / pace.factor <= seconds:
+                pace.forget()
             continue
         taken = None if full is None else max(fewest or 0, min(full, int(pace.steps_within(seconds - wait, examples))))
         whole = 1.0 if taken == full else (taken or 0) / max(1, full or 1)
@@ -159,8 +164,6 @@ def choose(
         fitting.append((whole, accuracy, -place, Choice(model, options, wait + pace.expect(examples, taken))))
     if fitting:
         return max(fitting, key=lambda one: one[:3])[3]
-    for pace in paces.values():
-        pace.forget()
     if least is None:
         raise BudgetError(f"none of the models that are served takes {examples} examples of {way} classes")
     raise BudgetError(

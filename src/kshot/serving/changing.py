@@ -31,7 +31,7 @@ from kshot.serving.problems import (
 from kshot.serving.served import ServedModel
 from kshot.serving.service import Service
 from kshot.serving.states import State, encode
-from kshot.serving.store import access, journal, tasks
+from kshot.serving.store import access, journal, registry, tasks
 from kshot.serving.store.rows import (
     ConflictError,
     ExampleRow,
@@ -289,7 +289,9 @@ class Changes:
             sealed = self.service.vault.seal(encode(state), about_state(task.id))
             said = {**_report(task, version, adaptation, began), "checking": unchecked(self.service, version)}
             outcome = Outcome(200, said, task.id)
-            change = _next(task, version, sealed, rows, removed, self.service.quotas(request.principal))
+            change = _next(
+                task, version, sealed, rows, removed, self.service.quotas(request.principal), moved=bool(model)
+            )
             try:
                 outcome = await self._commit(request, reason, change, outcome, version=number)
             except ConflictError:
@@ -482,8 +484,13 @@ def _next(
     added: Sequence[ExampleRow],
     removed: Sequence[int],
     quotas: Mapping[str, int],
+    *,
+    moved: bool,
 ) -> Callable[[Connection], None]:
     def change(connection: Connection) -> None:
+        current = registry.current(connection).get(task.model) if moved else None
+        if current is not None and current.digest != version.digest:
+            raise ConflictProblemError(f"another model is served as {task.model} by now")
         tasks.change(connection, task, version, state, added=added, removed=removed, quotas=quotas)
 
     return change

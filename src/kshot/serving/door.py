@@ -30,6 +30,7 @@ class Door:
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app, self.largest = app, service.settings.limits.body_bytes
         self.refused = service.metrics.refused.labels("busy")
+        self.keys = service.settings.authentication == "keys"
         self.predictions, self.others = Shares(service.settings.queue), Shares(service.settings.queue)
         self.bodies = Shares(service.settings.bodies_bytes)
         problem = BusyProblemError("more requests are being worked on than the server may take in: try again", 1.0)
@@ -67,7 +68,7 @@ class Door:
         who, size = b"", 0
         for name, value in scope["headers"]:
             if name == b"authorization":
-                who = value
+                who = value.partition(b" ")[2].strip() if self.keys else b""
             elif name == b"transfer-encoding":
                 size = self.largest
             elif name == b"content-length" and not size:

@@ -155,7 +155,7 @@ class Reader:
         try:
             image = open_image(content, where, FORMATS)
             room.take(image.width, image.height, where)  # by its header, before anything is decoded
-            return self.transform.read_array(content, where)
+            return self.transform.read_array(image, where)
         except DataError as error:
             raise InputError(f"{_ADVICE.sub('', str(error))}: send one of {', '.join(FORMATS)}") from None
         except MemoryError:

@@ -89,14 +89,14 @@ async def examples(service: Service, task: TaskRow, after: int | None, limit: in
     }
 
 
-async def versions(service: Service, task: TaskRow, before: int | None, limit: int) -> dict[str, Any]:
+async def versions(service: Service, task: TaskRow, after: int | None, limit: int) -> dict[str, Any]:
     """A page of the versions of a task, the newest first.
 
     Args:
-        before: the number of the last one of the page before.
+        after: the number of the last one of the page before.
         limit: so many.
     """
-    rows = await service.reading(tasks.load_versions, task.id, before, limit + 1)
+    rows = await service.reading(tasks.load_versions, task.id, after, limit + 1)
     return {
         "versions": _about_versions(task, rows[:limit]),
         "next": rows[limit - 1].number if len(rows) > limit else None,
@@ -129,8 +129,12 @@ async def artifact(service: Service, task: TaskRow) -> bytes:
 
 async def health(service: Service, task: TaskRow) -> dict[str, Any]:
     """How a task's queries look, over all processes as far as they have said, and how often it was right."""
-    stored, (right, judged) = await service.reading(journal.load_health, task.id)
-    seen = service.watch.of(task.id, task.version)
+
+    def read(connection: Connection) -> tuple[Any, tuple[int, int], Seen]:
+        with service.watch.moving:  # or what is on its way into the database would be in neither
+            return *journal.load_health(connection, task.id), service.watch.of(task.id, task.version)
+
+    stored, (right, judged), seen = await service.reading(read)
     if stored is not None and stored[0] == task.version:
         seen = seen + Seen(**stored[1])
     state = await service.state(task)

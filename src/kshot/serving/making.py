@@ -59,7 +59,10 @@ async def adapted_state(
     _check_support(service, model, labelled, labels)
     index: dict[str | None, int] = {label: i for i, label in enumerate(labels)}
     y = torch.tensor([index.get(member.label, -1) for member in members], dtype=torch.int64)
-    order = _order(model, task, members, y, pool)
+    options = dict(task.options)
+    if model.steps is not None and options.get("steps", model.steps) > service.settings.limits.steps:
+        options["steps"] = service.settings.limits.steps
+    order = _order(model, options, members, y, pool)
     _check_pace(service, model, order, len(members))
     if deadline is None:
         deadline = time.perf_counter() + service.settings.limits.wait_seconds
@@ -109,7 +112,9 @@ def _own(leaf: Any) -> Any:
     return leaf.clone() if isinstance(leaf, Tensor) else leaf
 
 
-def _order(model: ServedModel, task: TaskRow, members: Sequence[Member], y: Tensor, pool: Tensor | None) -> Order:
+def _order(
+    model: ServedModel, options: dict[str, Any], members: Sequence[Member], y: Tensor, pool: Tensor | None
+) -> Order:
     raw = [member.x for member in members if not member.featured]
     known = [member.x for member in members if member.featured]
     if any(member.featured and member.digest != model.digest for member in members):
@@ -129,7 +134,7 @@ def _order(model: ServedModel, task: TaskRow, members: Sequence[Member], y: Tens
         torch.stack(known) if known else None,
         torch.tensor([member.featured for member in members]) if known else None,
         None if pool is None else model.normalise(pool),
-        dict(task.options),
+        options,
         check=model.cheap,
     )
 

@@ -28,11 +28,12 @@ TOGETHER = 16
 _log = logging.getLogger("kshot.serving")
 
 
-def _measured(there: ServedModel | None, known: Known, threads: int) -> tuple[ServedModel, Pace]:
-    """A model, loaded unless it is there, and how long it takes."""
+def _measured(known: Known, threads: int) -> tuple[ServedModel, Pace]:
+    """A model, and how long it takes. It is loaded though it may be there: a lane may be adapting with that one, whose
+    parameters are swapped meanwhile."""
 
     def measure() -> tuple[ServedModel, Pace]:
-        model = there or current_model(known)
+        model = current_model(known)
         return model, Pace.measure(model)
 
     return in_a_thread_that_ends(measure, threads)
@@ -47,13 +48,12 @@ async def look(service: Service, changes: Changes) -> None:
         try:
             there, pace = service.by_digest.get(known.digest), service.paces.get(known.digest)
             if there is not None and pace is not None:
-                model = there
-            else:  # it may have been loaded for the tasks that others moved to it
-                model, pace = await asyncio.to_thread(_measured, there, known, service.threads)
+                model = replace(there, name=name)  # it may have been another one's when it was loaded
+            else:
+                model, pace = await asyncio.to_thread(_measured, known, service.threads)
         except KshotError as error:
             _log.error("not promoted", extra={"model": name, "reason": str(error)})
             continue
-        model = replace(model, name=name)  # it may have been another one's when it was loaded
         service.adopt(model, pace)
         _log.info("promoted", extra={"model": name, "digest": model.digest})
         service.later(move_all(service, changes, model))
@@ -62,7 +62,9 @@ async def look(service: Service, changes: Changes) -> None:
 async def move_all(service: Service, changes: Changes, model: ServedModel) -> None:
     """Adapts the tasks of a model's name anew that an earlier one adapted."""
     after, moved, left = "", 0, 0
-    while rows := await service.reading(tasks.behind, model.name, model.digest, after, TOGETHER):
+    while service.models.get(model.name) is model and (
+        rows := await service.reading(tasks.behind, model.name, model.digest, after, TOGETHER)
+    ):
         requests = [Request(Principal(None, row.tenant, access.SCOPES), "promote") for row in rows]
         done = await asyncio.gather(
             *(changes.move(request, row, model) for request, row in zip(requests, rows, strict=True)),

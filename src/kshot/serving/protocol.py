@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any
 
 from kshot.serving.problems import MEDIA_TYPE, SlowError
@@ -31,7 +32,15 @@ def protocol(limits: Limits) -> type[asyncio.Protocol]:
 
         def pause_writing(self) -> None:
             super().pause_writing()
-            self._unread = self.loop.call_later(limits.body_seconds, self.transport.abort)
+            self._watch(math.inf)
+
+        def _watch(self, before: float) -> None:
+            """Leaves who has read nothing for so long."""
+            left = self.transport.get_write_buffer_size()
+            if left < before:
+                self._unread = self.loop.call_later(limits.body_seconds, self._watch, left)
+            else:
+                self.transport.abort()
 
         def resume_writing(self) -> None:
             if self._unread is not None:

@@ -102,7 +102,9 @@ def serve_from_now_on(
             raise ConfigError(
                 f"another model is served as {name} by now, the one in {names[name].path}: compare with that (--over)"
             )
-        found, problem = calibration_of(model, tasks)
+        found, problem = (before.info.get("calibration") if before else None) or {}, ""
+        if not found:  # one that was served before is known, though its data may be gone
+            found, problem = calibration_of(model, tasks)
         info: dict[str, Any] = {"calibration": found}
         database.write(
             lambda connection: registry.promote(connection, digest=model.digest, name=name, path=model.path, info=info)

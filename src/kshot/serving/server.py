@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 
 from kshot.errors import ConfigError, KshotError, MissingExtraError, RunError
 from kshot.serving.app import create_app
-from kshot.serving.logs import set_up
+from kshot.serving.logs import logged
 from kshot.serving.registering import calibrated, current_model
 from kshot.serving.served import ServedModel
 from kshot.serving.service import Service
@@ -124,17 +124,13 @@ def run(settings: Settings, models: Mapping[str, ServedModel] | None = None) -> 
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("uvicorn", "serve") from error
-    set_up(settings.log)
-    bound = _bound(settings)
-    try:
+    with logged(settings.log), contextlib.closing(_bound(settings)) as bound:
         if settings.workers == 1:
             _serve(settings, bound, models)
             return
         # Once for all of them: the schema and the calibration, and the errors there may be in either.
         in_a_thread_that_ends(partial(_calibrate, settings, models), threads_of(settings))
         run_workers(partial(_serve_alone, settings), bound, settings.workers)
-    finally:
-        bound.close()
 
 
 def _calibrate(settings: Settings, models: Mapping[str, ServedModel] | None) -> None:
@@ -163,11 +159,16 @@ def _bound(settings: Settings) -> socket.socket:
 
 def _serve_alone(settings: Settings, bound: socket.socket) -> None:
     """In a process of its own."""
-    set_up(settings.log)
-    _serve(settings, bound)
+    with logged(settings.log):
+        _serve(settings, bound)
 
 
 def _serve(settings: Settings, bound: socket.socket, models: Mapping[str, ServedModel] | None = None) -> None:
+    with in_use(Path(settings.master_key)):  # before it is read
+        _serve_with_key(settings, bound, models)
+
+
+def _serve_with_key(settings: Settings, bound: socket.socket, models: Mapping[str, ServedModel] | None = None) -> None:
     import uvicorn
 
     from kshot.serving.protocol import protocol
@@ -189,7 +190,7 @@ def _serve(settings: Settings, bound: socket.socket, models: Mapping[str, Served
     # uvicorn ends gracefully at a signal, and then raises it again for whoever else would have had it: nobody.
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
-        with contextlib.suppress(KeyboardInterrupt), in_use(Path(settings.master_key)):
+        with contextlib.suppress(KeyboardInterrupt):
             host, port = bound.getsockname()[:2]
             url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
             _log.info("serving", extra={"url": url, "pid": os.getpid()})

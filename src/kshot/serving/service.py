@@ -143,14 +143,15 @@ class Service:
     def flush(self) -> None:
         """Writes down what was only counted so far: use, and how queries look. A killed process loses that alone."""
         self.metrics.refresh()
-        seen, used = self.watch.take(), self.meter.take()
-        try:
-            self._write_down(seen, used)
-        except BaseException:
-            for (task, version), one in seen.items():
-                self.watch.add(task, version, one)
-            self.meter.give_back(used)
-            raise
+        with self.watch.moving:
+            seen, used = self.watch.take(), self.meter.take()
+            try:
+                self._write_down(seen, used)
+            except BaseException:
+                for (task, version), one in seen.items():
+                    self.watch.add(task, version, one)
+                self.meter.give_back(used)
+                raise
         for (task, version), one in seen.items():
             self._note_drift(task, version, one)
         if self.database.unerased:
@@ -311,7 +312,8 @@ class Service:
         asked = options.get("steps")
         models = [self.model(name)] if name is not None or options else list(self.models.values())
         wait, examples = self.adaptations.expected, max(1, len(labels))
-        return choose(models, self.paces, latency_ms / 1000, wait, examples, len(set(labels)), asked)
+        most = self.settings.limits.steps
+        return choose(models, self.paces, latency_ms / 1000, wait, examples, len(set(labels)), asked, most)
 
     # ---------------------------------------------------------------- prediction
 

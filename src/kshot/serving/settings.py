@@ -25,7 +25,7 @@ class Limits(_Section):
     Attributes:
         body_bytes: of a request's body.
         pixels: of one image, before it is resized.
-        total_pixels: of all images of a request.
+        total_pixels: of all images of a list: examples, unlabelled ones, queries.
         examples: of a task.
         way: classes of a task.
         label_bytes: of a class's name, as UTF-8.
@@ -84,7 +84,8 @@ class Settings(_Section):
         cache_bytes: of adapted tasks kept in memory.
         queue: examples that may wait to be computed; beyond it requests are answered 503.
         batch: examples that are computed at once.
-        bodies_bytes: of the large bodies that are inside at once, over all requests; beyond it they are answered 503.
+        bodies_bytes: of the large bodies that are inside a process at once, over all requests; beyond it they are
+            answered 503, but for those of who has less inside than an equal share.
         checks: whether a task whose model adapts whole networks is checked when it is answered: `background`, or
             `none`. Others are checked at once.
         log: `json` lines or plain `text`.

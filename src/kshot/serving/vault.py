@@ -136,7 +136,8 @@ def write_keys(path: Path, keys: Sequence[bytes]) -> None:
 
 @contextlib.contextmanager
 def in_use(path: Path, *, alone: bool = False) -> Iterator[None]:
-    """Holds a key file while what it seals is served, or while it is replaced.
+    """Holds a key file while what it seals is served, or while it is replaced, by a lock beside it: the file itself is
+    another one once it was replaced.
 
     Args:
         alone: nobody else may hold it.
@@ -149,7 +150,12 @@ def in_use(path: Path, *, alone: bool = False) -> Iterator[None]:
         return
     import fcntl
 
-    with path.open("rb") as file:
+    try:
+        file = path.with_name(f".{path.name}.lock").open("wb")
+    except OSError:  # a folder that may only be read
+        yield
+        return
+    with file:
         try:
             fcntl.flock(file, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -7,6 +7,7 @@ new source or, with the probability `share`, one of the old.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,14 +36,14 @@ def gathered_folder(spec: Mapping[str, Any]) -> str | None:
 
 def not_to_forget(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Of the data that a learner was trained on what the next one is to keep doing well: all of it. But where it was
-    gathered from a server, that is what was replayed beside it: of what was asked the next gathering holds what is
-    still stored, and what was erased since is not to come back.
+    gathered from a server, or lies in a folder that is gone, that is what was replayed beside it: of what was asked the
+    next gathering holds what is still stored, and what was erased since is not to come back.
 
     Args:
         spec: of its task source.
     """
     found = dict(spec)
-    while gathered_folder(found) and "replay" in found:
+    while "replay" in found and (gathered_folder(found) or not Path(found.get("path", ".")).exists()):
         sizes: dict[str, Any] = {key: found[key] for key in ("way", "shot", "query") if key in found}
         found = {**sizes, **{key: value for key, value in found["replay"].items() if key != "share"}}
     return found

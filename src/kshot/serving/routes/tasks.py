@@ -206,10 +206,10 @@ async def forget(http: HTTPRequest, task: str, number: Annotated[int, Path(ge=1,
 
 
 @router.get("/{task}/versions", summary="List a task's versions, the newest first")
-async def versions(http: HTTPRequest, task: str, limit: int = PAGE, before: Number = None) -> Response:
+async def versions(http: HTTPRequest, task: str, limit: int = PAGE, after: Number = None) -> Response:
     service, _, row = await admit_to(http, task)
     _check_page(limit, PAGE)
-    return say(await looking.versions(service, row, before, limit))
+    return say(await looking.versions(service, row, after, limit))
 
 
 @router.post("/{task}/rollback", summary="Go back to an earlier version")
@@ -246,7 +246,7 @@ def options_of(service: Service, model: str, asked: dict[str, Any]) -> dict[str,
         InvalidError: it does not, or they are beyond the limits.
     """
     found = {name: value for name, value in asked.items() if value is not None}
-    takes, own = service.models[model].learner.adapt_options, service.models[model].steps
+    takes = service.models[model].learner.adapt_options
     for name in found:
         if name not in takes:
             raise InvalidError(
@@ -255,7 +255,7 @@ def options_of(service: Service, model: str, asked: dict[str, Any]) -> dict[str,
     most = service.settings.limits.steps
     if found.get("steps", 0) > most:
         raise InvalidError(f"options.steps: expected at most {most}, got {found['steps']}")
-    return {"steps": most} if not found and own is not None and own > most else found
+    return found
 
 
 def _check_page(limit: int, most: int) -> None:
