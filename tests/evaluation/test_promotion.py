@@ -9,9 +9,11 @@ import torch
 
 import kshot
 from kshot.artifacts import load_learner
-from kshot.errors import UnsupportedError
+from kshot.datasets.pool import Pool
+from kshot.errors import OverlappingSplitsError, UnsupportedError
 from kshot.evaluation.promotion import Promotion, promotion
 from kshot.metrics import Interval
+from kshot.tasks import FewShotTasks
 
 
 def learner(noise: float) -> kshot.ProtoNet:
@@ -73,3 +75,19 @@ def test_both_are_asked_about_the_same_classes() -> None:
     candidate.provenance = {**candidate.provenance, "splits": {**splits, "test": splits["test"][:100]}}
     with pytest.raises(UnsupportedError, match="the tasks of the two differ: one has seen some of their classes"):
         promotion(candidate, served, source.test, source.test, tasks=10)
+
+
+def test_a_class_that_one_has_seen_an_example_of_is_left_out() -> None:
+    source = kshot.tasks.load("glyphs", way=5, shot=1, query=5)
+    train, test = source.train.pool, source.test.pool
+    assert train is not None
+    assert test is not None
+    # An alphabet of which the first class has a picture that both were trained on.
+    rows = [train.rows(0)[:6], *(test.rows(c)[:6] for c in range(1, 11))]
+    images = torch.cat([train.x[rows[0]], *(test.x[r] for r in rows[1:])])
+    pool = Pool.from_sorted(images, [6] * 11, [f"asked {c}" for c in range(11)])
+    asked = FewShotTasks(pool, source.transform, "test", way=5, shot=1, query=5)
+    found = promotion(learner(0.0), learner(2.0), asked, source.test, tasks=20)
+    assert found.promoted
+    with pytest.raises(OverlappingSplitsError, match="asked 0"):
+        kshot.evaluate(learner(0.0), asked, 5, baselines=False)

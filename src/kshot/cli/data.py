@@ -120,7 +120,7 @@ def from_server(
     output.say(f"Tasks: {splits}")
     for reason, count in gathered.left.items():
         output.say(f"Left out: {count:,}, {reason}")
-    output.say(f"Next: kshot train --data {out}")
+    output.say(f"Next: kshot train --init RUN --data {out} --replay 0.5, of the run that is served")
     output.result({"out": str(out), **gathered.document()})
 
 

@@ -3,6 +3,7 @@ old ones no worse."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from kshot.evaluation.unseen import unseen_split
 from kshot.learners.base import Learner
 from kshot.metrics import Interval, interval, paired_difference
 from kshot.tasks.split import TaskSplit
+from kshot.training.seen import seen_classes, seen_hashes
 
 TOLERANCE = 0.005
 """Half a point of accuracy: as much as may be lost on the old tasks."""
@@ -110,13 +112,23 @@ def compared(
     if split.kind != "classification":
         raise UnsupportedError("expected tasks of classes: whether a learner of values forgets is measured by hand")
     # The classes that the one may be judged on are the other's, too: both get the same tasks.
-    same, _ = unseen_split(served, split, allow_seen=False)
+    same, _ = unseen_split(served, _new_to(split, (served, candidate)), allow_seen=False)
     a, b = (evaluate(one, same, tasks, seed=seed, baselines=False) for one in (served, candidate))
     if not torch.equal(a.class_ids, b.class_ids):
         raise UnsupportedError(
             "the tasks of the two differ: one has seen some of their classes. Load data that neither saw"
         )
     return interval(a.scores), interval(b.scores), paired_difference(b.scores, a.scores)
+
+
+def _new_to(split: TaskSplit, learners: Sequence[Learner]) -> TaskSplit:
+    """The split without classes of which one of the learners has seen an example: somebody who asks a server twice may
+    show it the same picture in two tasks."""
+    if split.pool is None:
+        return split
+    known = [hashes for hashes, _ in map(seen_hashes, learners) if hashes is not None]
+    seen = [any(one) for one in zip(*(seen_classes(split.pool, hashes) for hashes in known), strict=True)]
+    return split if all(seen) or not any(seen) else split.subset([not one for one in seen])
 
 
 def _both(accuracies: tuple[Interval, Interval]) -> dict[str, Any]:
