@@ -257,6 +257,7 @@ class _Calls:
         return self._do(_Call("GET", "/v1/tenant"))
 
     def _do(self, call: _Call) -> Any:
+        """What comes of a request: `Client` waits for it, `AsyncClient` gives what is to be awaited."""
         raise NotImplementedError
 
 

@@ -7,29 +7,35 @@ import json
 from types import SimpleNamespace
 from typing import Any
 
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import FlowControl
 
-from kshot.serving.door import Door, Shares
+from kshot.serving.door import Door
 from kshot.serving.metrics import Metrics
 from kshot.serving.protocol import protocol
 from kshot.serving.settings import load_settings
+from kshot.serving.shares import Shares
+
+
+def answering_after(let: asyncio.Event) -> ASGIApp:
+    """What is behind the door: it keeps all who came in until it may answer them."""
+
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await let.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    return app
 
 
 def test_large_bodies_share_the_memory() -> None:
     async def ask() -> None:
         let = asyncio.Event()
-
-        async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
-            await let.wait()
-            await send({"type": "http.response.start", "status": 200, "headers": []})
-
         limits = SimpleNamespace(body_bytes=1_000_000)
         service: Any = SimpleNamespace(
             settings=SimpleNamespace(authentication="keys", queue=100, bodies_bytes=1_500_000, limits=limits),
             metrics=Metrics(),
         )
-        door = Door(app, service)
+        door = Door(answering_after(let), service)
         asked: list[asyncio.Task[int]] = []
 
         async def status(*headers: tuple[bytes, bytes]) -> int:
@@ -112,11 +118,6 @@ def test_who_does_not_read_is_left() -> None:
 def test_no_more_come_in_than_can_be_worked_on() -> None:
     async def ask() -> None:
         let = asyncio.Event()
-
-        async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
-            await let.wait()
-            await send({"type": "http.response.start", "status": 200, "headers": []})
-
         metrics = Metrics()
         service: Any = SimpleNamespace(
             settings=SimpleNamespace(
@@ -124,7 +125,7 @@ def test_no_more_come_in_than_can_be_worked_on() -> None:
             ),
             metrics=metrics,
         )
-        door = Door(app, service)
+        door = Door(answering_after(let), service)
 
         def request(path: str) -> tuple[asyncio.Task[None], list[Message]]:
             sent: list[Message] = []

@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kshot.serving.problems import MEDIA_TYPE, BusyProblemError
 from kshot.serving.service import Service
+from kshot.serving.shares import Shares
 
 SMALL = 65_536
 """Bytes of a body of which there may be as many inside as there are requests."""
@@ -74,32 +75,3 @@ class Door:
             elif name == b"content-length" and not size:
                 size = int(value) if value.isdigit() else 0
         return who, size if SMALL < size <= self.largest else 0
-
-
-class Shares:
-    """How much of something each of several has.
-
-    Args:
-        most: of it that all may have together, about.
-    """
-
-    def __init__(self, most: int) -> None:
-        self.most, self.taken = most, 0
-        self._of: dict[bytes, int] = {}
-
-    def has_room(self, who: bytes, more: int) -> bool:
-        """Whether somebody may have more: while there is some left, and then up to an equal share. What is larger than
-        all there is may be had by who is alone."""
-        if self.taken + more <= self.most or not self.taken:
-            return True
-        own = self._of.get(who, 0)
-        return own + more <= self.most / (len(self._of) + (not own))
-
-    def take(self, who: bytes, more: int) -> None:
-        """Gives somebody more, or takes it back."""
-        self.taken += more
-        own = self._of.get(who, 0) + more
-        if own:
-            self._of[who] = own
-        else:
-            del self._of[who]

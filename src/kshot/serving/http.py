@@ -214,6 +214,12 @@ def problem_response(error: ProblemError, request: str | None) -> Response:
     return Response(json.dumps(error.document(request)).encode(), error.status, error.headers, MEDIA_TYPE)
 
 
+def check_page(limit: int, most: int) -> None:
+    """Raises InvalidError for a page of another length than one may have."""
+    if not 1 <= limit <= most:
+        raise InvalidError(f"limit: expected 1 to {most}, got {limit}")
+
+
 def check_labels(labels: Sequence[str], limits: Limits, where: str = "examples[{}].label") -> None:
     """Raises InvalidError for a label that is longer than labels may be.
 

@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from kshot.serving.shares import Shares
+
 Work = TypeVar("Work")
 
 
@@ -73,7 +75,7 @@ class Lane(Generic[Work]):
         begin: Callable[[], None] = lambda: None,
         done: Callable[[int, int, list[float], float], None] = lambda *_: None,
     ) -> None:
-        self._run, self.room, self.batch, self._done = run, room, batch, done
+        self._run, self._room, self.batch, self._done = run, Shares(room), batch, done
         self._begin = begin
         self._quiet, self._patience, self._last = quiet, patience, -math.inf
         self._lines: OrderedDict[str, deque[_Job[Work]]] = OrderedDict()
@@ -81,7 +83,6 @@ class Lane(Generic[Work]):
         self._condition = threading.Condition()
         self._closed = False
         self._pace = 0.0  # seconds for a unit of size, a running mean
-        self.waiting = 0
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
@@ -116,21 +117,17 @@ class Lane(Generic[Work]):
         loop = asyncio.get_running_loop()
         job = _Job(work, tenant, size, deadline, loop.create_future(), loop)
         with self._condition:
-            if self._closed or (self.waiting + size > self.room and not self._has_a_share(tenant, size)):
+            if self._closed or not self._room.has_room(tenant, size):
                 raise BusyError(max(0.1, self.expected))
             self._lines.setdefault(tenant, deque()).append(job)
-            self.waiting += size
+            self._room.take(tenant, size)
             self._condition.notify()
         return await job.future
 
-    def _has_a_share(self, tenant: str, size: int) -> bool:
-        """Whether a tenant may have a job wait though the room is full: as long as less of its own waits than is its
-        share, so that nobody keeps the others out. An empty line takes a job of any size: what is too large for it is
-        refused elsewhere, for good."""
-        line = self._lines.get(tenant, ())
-        tenants = len(self._lines) + (not line)
-        own = sum(job.size for job in line)
-        return own + size <= self.room / tenants or not self.waiting
+    @property
+    def waiting(self) -> int:
+        """The sum of the sizes of jobs that wait."""
+        return self._room.taken
 
     @property
     def expected(self) -> float:
@@ -181,7 +178,7 @@ class Lane(Generic[Work]):
                 self._lines.move_to_end(tenant)  # behind the others
             else:
                 del self._lines[tenant]
-            self.waiting -= job.size
+            self._room.take(tenant, -job.size)
             if not job.future.cancelled():
                 jobs.append(job)
                 size += job.size

@@ -23,6 +23,7 @@ from kshot.serving.http import (
     body_of,
     changes_of,
     check_labels,
+    check_page,
     is_multipart,
     json_of,
     labelled_files,
@@ -144,7 +145,7 @@ async def create(http: HTTPRequest) -> Response:
 @router.get("", summary="List tasks, the newest first")
 async def list_(http: HTTPRequest, limit: int = 20, after: str | None = None) -> Response:
     service, principal = await admit(http)
-    _check_page(limit, PAGE)
+    check_page(limit, PAGE)
     found = await looking.page(service, principal, _cursor(after), limit + 1)
     more = found[limit - 1] if len(found) > limit else None
     return say(
@@ -195,7 +196,7 @@ async def add(http: HTTPRequest, task: str) -> Response:
 async def examples(http: HTTPRequest, task: str, limit: int | None = None, after: Number = None) -> Response:
     service, _, row = await admit_to(http, task)
     most = service.settings.limits.examples
-    _check_page(most if limit is None else limit, most)
+    check_page(most if limit is None else limit, most)
     return say(await looking.examples(service, row, after, limit))
 
 
@@ -208,7 +209,7 @@ async def forget(http: HTTPRequest, task: str, number: Annotated[int, Path(ge=1,
 @router.get("/{task}/versions", summary="List a task's versions, the newest first")
 async def versions(http: HTTPRequest, task: str, limit: int = PAGE, after: Number = None) -> Response:
     service, _, row = await admit_to(http, task)
-    _check_page(limit, PAGE)
+    check_page(limit, PAGE)
     return say(await looking.versions(service, row, after, limit))
 
 
@@ -256,11 +257,6 @@ def options_of(service: Service, model: str, asked: dict[str, Any]) -> dict[str,
     if found.get("steps", 0) > most:
         raise InvalidError(f"options.steps: expected at most {most}, got {found['steps']}")
     return found
-
-
-def _check_page(limit: int, most: int) -> None:
-    if not 1 <= limit <= most:
-        raise InvalidError(f"limit: expected 1 to {most}, got {limit}")
 
 
 def _encode(value: Any) -> str:

@@ -9,8 +9,7 @@ from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
 from kshot.serving import looking
-from kshot.serving.http import admit, changes_of, say, writing
-from kshot.serving.problems import InvalidError
+from kshot.serving.http import admit, changes_of, check_page, say, writing
 
 router = APIRouter(prefix="/v1/tenant", tags=["tenant"])
 
@@ -31,8 +30,7 @@ async def audit(
 ) -> Response:
     service, principal = await admit(http)
     service.allow(principal, "admin")
-    if not 1 <= limit <= PAGE:
-        raise InvalidError(f"limit: expected 1 to {PAGE}, got {limit}")
+    check_page(limit, PAGE)
     return say(await looking.audit(service, principal, before, limit))
 
 
