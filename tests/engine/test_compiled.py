@@ -89,7 +89,7 @@ def make(cls):
 
 def test_check_compiled():
     episodes = testing.gaussian_episodes(3)
-    with engine.compile_backend("aot_eager"):
+    with engine.compile_backend("eager"):
         engine.check_compiled(make(kshot.ProtoNet), episodes)
         engine.check_compiled(make(Random), episodes)  # nothing to compare, since no two calls agree
         with pytest.raises(
@@ -101,7 +101,11 @@ def test_check_compiled():
 
 
 @pytest.mark.parametrize(
-    ("cls", "reason"), [(Miscompiled, "gets another loss or meta-gradient"), (Uncompilable, "Unsupported: ")]
+    ("cls", "reason"),
+    [
+        (Miscompiled, "gets another loss or meta-gradient"),
+        (Uncompilable, "RuntimeError: no such kernel"),
+    ],
 )
 def test_auto_says_why_it_does_not_compile(cls, reason, monkeypatch):
     monkeypatch.setattr(auto, "has_compiler", lambda: True)
@@ -109,12 +113,64 @@ def test_auto_says_why_it_does_not_compile(cls, reason, monkeypatch):
     real = auto.measure
     monkeypatch.setattr(auto, "measure", lambda *a: -1.0 if a[2] == "compile" else real(*a))
     said = []
-    with engine.compile_backend("aot_eager"):
+    with engine.compile_backend("eager"):
         mode = engine.choose(make(cls), testing.gaussian_episodes(3), steps=10**9, say=said.append)
     assert mode in ("native", "loop")
     (message,) = said
     assert message.startswith(f"mode compile is not used, {mode} is: ") and reason in message
     assert "\n" not in message
+
+
+def test_what_cannot_be_compiled_runs_uncompiled_and_says_why():
+    learner, episodes = make(Uncompilable), testing.gaussian_episodes(3)
+    expected, gradient = engine.losses_and_gradient(learner, episodes, "vmap")
+    with engine.compile_backend("eager"):
+        with pytest.warns(
+            engine.CompileWarning,
+            match="^Uncompilable runs uncompiled, as mode vmap does: RuntimeError: no such kernel and a long trace$",
+        ):
+            losses = learner(episodes, mode="compile")
+        losses.mean().backward()  # said once for these shapes: a second warning would be an error
+        with pytest.warns(engine.CompileWarning):  # the graph that has the gradient
+            found = engine.meta_gradient(learner, episodes, "compile")
+        again = engine.meta_gradient(learner, episodes, "compile")
+    torch.testing.assert_close(losses, expected)
+    torch.testing.assert_close(torch.cat([p.grad.flatten() for p in learner.parameters()]), gradient)
+    for losses, gradients in (found, again):
+        torch.testing.assert_close(losses, expected)
+        torch.testing.assert_close(torch.cat([g.flatten() for g in gradients]), gradient)
+
+
+def test_inductor_that_computes_something_else_is_found_out(monkeypatch):
+    import torch._inductor
+
+    monkeypatch.setattr(torch._inductor, "compile", lambda graph, inputs: lambda *given: [2 * t for t in graph(*given)])
+    learner, episodes = make(kshot.ProtoNet), testing.gaussian_episodes(3)
+    with pytest.warns(engine.CompileWarning, match=r"inductor \(torch .*\) computes something else, off by 1.0e\+00"):
+        losses, _ = engine.meta_gradient(learner, episodes, "compile")
+    torch.testing.assert_close(losses, engine.meta_gradient(learner, episodes, "vmap")[0])
+
+
+def test_no_second_derivative_of_what_is_compiled():
+    learner, episodes = make(kshot.ProtoNet), testing.gaussian_episodes(3)
+    with engine.compile_backend("eager"):
+        losses = learner(episodes, mode="compile")
+        with pytest.raises(UnsupportedError, match="^mode='compile' has no second derivative .*: use mode='vmap'$"):
+            torch.autograd.grad(losses.sum(), list(learner.parameters()), create_graph=True)
+
+
+def test_what_the_hooks_decide_by_makes_another_graph():
+    torch.manual_seed(0)
+    learner, episodes = kshot.MAML(models.MLP(8, hidden=(16,)), way=5, inner_steps=1), testing.gaussian_episodes(3)
+    found = []
+    with engine.compile_backend("eager"):
+        for steps, order in ((1, 2), (3, 2), (3, 1), (1, 2)):
+            learner.inner_steps, learner.order = steps, order
+            found.append(engine.losses_and_gradient(learner, episodes, "compile"))
+            for ours, theirs in zip(found[-1], engine.losses_and_gradient(learner, episodes, "loop"), strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+    assert torch.equal(found[0][1], found[3][1]) and not torch.allclose(found[1][1], found[2][1])
+    assert len(learner._compiled["objective"]._graphs) == 3
 
 
 def test_a_larger_graph_costs_more_and_has_to_pay_for_it(monkeypatch):
@@ -129,7 +185,7 @@ def test_a_larger_graph_costs_more_and_has_to_pay_for_it(monkeypatch):
     # A step takes a second, wherever it is done.
     monkeypatch.setattr(auto, "measure", lambda *a: tried.append(a[2]) or (real(*a[:3], 0) and 1.0))
     learner = kshot.MAML(models.MLP(1, out_features=1), inner_steps=5)
-    with engine.compile_backend("aot_eager"):
+    with engine.compile_backend("eager"):
         assert engine.choose(learner, episodes, steps=int(2 * price[5]) - 1, say=said.append) != "compile"
         assert tried == ["loop", "vmap"]
         assert said == []
@@ -137,7 +193,7 @@ def test_a_larger_graph_costs_more_and_has_to_pay_for_it(monkeypatch):
         assert tried[2:] == ["loop", "vmap", "compile"]
     assert said == [], "it takes less than a minute"
     monkeypatch.setattr(auto, "LONG", 0.0)
-    with engine.compile_backend("aot_eager"):
+    with engine.compile_backend("eager"):
         engine.choose(learner, episodes, steps=10**9, say=said.append)
     assert said[0].startswith("trying mode compile, which takes about") and said[0].endswith("begins at once")
 

@@ -119,7 +119,32 @@ def test_a_compiled_learner_that_computes_something_else() -> None:
 
     learner = Miscompiled(models.MLP(FEATURES, hidden=(8,)))
     with (
-        engine.compile_backend("aot_eager"),
+        engine.compile_backend("eager"),
         pytest.raises(UnsupportedError, match="another loss or meta-gradient for Miscompiled than vmap does"),
     ):
         fit(learner, gaussians(), mode="compile")
+
+
+def test_a_learner_that_cannot_be_compiled_is_trained_without() -> None:
+    class Uncompilable(kshot.ProtoNet):
+        def predict(self, adapted: Any, z: Any) -> Any:
+            if torch.compiler.is_compiling():
+                raise RuntimeError("no such kernel")
+            return super().predict(adapted, z)
+
+    with engine.compile_backend("eager"):
+        result = fit(Uncompilable(models.MLP(FEATURES, hidden=(8,))), gaussians(), mode="compile")
+    assert result.mode == "vmap"
+
+
+def test_training_compiled_moves_the_weights_as_the_loop_does() -> None:
+    """Through clipping, accumulation and a last chunk that is smaller than the others."""
+    learners = {}
+    for mode in ("loop", "compile"):
+        torch.manual_seed(0)
+        learners[mode] = maml()
+        with engine.compile_backend("eager"):
+            result = fit(learners[mode], sinusoids(), mode=mode, meta_batch=5, chunk=2, accumulate=2, clip=0.5)
+        assert result.mode == mode
+    for ours, theirs in zip(learners["compile"].parameters(), learners["loop"].parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)

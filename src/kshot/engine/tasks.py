@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -18,26 +17,15 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from kshot.engine.compiled import Compiled
 from kshot.engine.features import FeatureCache, in_single_precision, with_features
 from kshot.engine.fits import check_kind, check_support_size, check_target_size, check_way, kind_of
-from kshot.engine.hooks import Hooks
+from kshot.engine.hooks import Hooks, as_module
+from kshot.engine.lengths import few_lengths, trimmed
 from kshot.episodes import Episodes, Examples
 from kshot.errors import UnsupportedError, suggest
 
 MODES = ("loop", "vmap", "compile", "native")
-
-_backend = "inductor"
-
-
-@contextlib.contextmanager
-def compile_backend(name: str) -> Iterator[None]:
-    """Compiles with another backend of torch.compile inside the context (`aot_eager` needs no C++ compiler)."""
-    global _backend
-    before, _backend = _backend, name
-    try:
-        yield
-    finally:
-        _backend = before
 
 
 def check_mode(learner: Hooks, mode: str) -> None:
@@ -72,14 +60,12 @@ def map_tasks(
         key: names the function among the learner's compiled ones (compile only).
     """
     check_mode(learner, mode)
-    arguments: tuple[Any, ...] = (tighten(episodes.support), tighten(episodes.query))
-    if "class_ids" in inspect.signature(function).parameters:
-        arguments += (episodes.class_ids,)
+    arguments = task_arguments(function, episodes)
     if mode == "loop":
         results = [function(*(a[t] for a in arguments)) for t in range(len(episodes))]
         return pytree.tree_map(lambda *values: torch.stack(values), *results)
     if mode == "compile":
-        function = _compiled(learner, function, key)
+        function = compiled(learner, function, key)
     elif mode == "vmap":
         function = torch.vmap(function, randomness="different")
     if chunk is None or chunk >= len(episodes):
@@ -95,29 +81,20 @@ def tighten(examples: Examples) -> Examples:
     return examples
 
 
-def _compiled(learner: Hooks, function: TaskFunction, key: Any) -> TaskFunction:
-    cache: dict[Any, TaskFunction] = learner.__dict__.setdefault("_compiled", {})
-    slot = (key, _backend)
-    if key is None or slot not in cache:
-        mapped = torch.vmap(function, randomness="different")
+def task_arguments(function: TaskFunction, episodes: Episodes) -> tuple[Any, ...]:
+    """What a single-task function gets of the episodes, all tasks stacked."""
+    arguments: tuple[Any, ...] = (tighten(episodes.support), tighten(episodes.query))
+    if "class_ids" in inspect.signature(function).parameters:
+        arguments += (episodes.class_ids,)
+    return arguments
 
-        # A pytree of our own type cannot cross into a compiled region on every version: plain leaves can.
-        def run(leaves: list[Tensor], spec: Any) -> Any:
-            return mapped(*pytree.tree_unflatten(leaves, spec))
 
-        # One code object for each learner, so that learners do not use up each other's recompilations.
-        run.__code__ = run.__code__.replace(co_name=f"run_{type(learner).__name__}_{id(learner)}")
-        compiled = torch.compile(run, backend=_backend, fullgraph=True, dynamic=False)
-
-        def call(*arguments: Any) -> Any:
-            leaves, spec = pytree.tree_flatten(arguments)
-            with warnings.catch_warnings():
-                # Tracing looks at .grad of the features, which are no leaves: torch warns about its own look.
-                warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
-                return compiled(leaves, spec)
-
-        cache[slot] = call
-    return cache[slot]
+def compiled(learner: Hooks, function: TaskFunction, key: Any) -> Compiled:
+    """The function's graphs, which the learner keeps by the function's name; without one they are used once."""
+    cache: dict[Any, Compiled] = learner.__dict__.setdefault("_compiled", {})
+    if key is None or key not in cache:
+        cache[key] = Compiled(as_module(learner), function)
+    return cache[key]
 
 
 def fitted(learner: Hooks, episodes: Episodes) -> Episodes:
@@ -143,14 +120,24 @@ def task_losses(learner: Hooks, episodes: Episodes, mode: str, chunk: int | None
     Under `torch.autocast` the features that tasks share are in half precision, and what is done with them is not: heads
     solve, subtract and divide, which takes next to no time and does not bear it.
     """
-    featured = with_features(learner, fitted(learner, episodes))
-    device = episodes.device.type
-    precise: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
-    if torch.is_autocast_enabled(device) and learner.shares_features():
-        featured, precise = in_single_precision(featured), torch.autocast(device, enabled=False)
+    ready, precise = prepared(learner, episodes, mode)
     with precise:
-        losses: Tensor = map_tasks(learner, learner.objective, featured, mode, chunk, key="objective")
+        losses: Tensor = map_tasks(learner, learner.objective, ready, mode, chunk, key="objective")
     return losses
+
+
+def prepared(learner: Hooks, episodes: Episodes, mode: str) -> tuple[Episodes, contextlib.AbstractContextManager[Any]]:
+    """The episodes as the objective takes them, of features and without padding that no task needs; and the precision
+    that it runs in."""
+    check_mode(learner, mode)
+    short = trimmed(fitted(learner, episodes), rounded=mode == "compile")
+    if mode == "compile":
+        short = few_lengths(short, learner.__dict__.setdefault("_lengths", set()))
+    ready = with_features(learner, short)
+    device = episodes.device.type
+    if torch.is_autocast_enabled(device) and learner.shares_features():
+        return in_single_precision(ready), torch.autocast(device, enabled=False)
+    return ready, contextlib.nullcontext()
 
 
 def predict_queries(
@@ -177,8 +164,8 @@ def predict_queries(
         return learner.predict_with_mask(learner.adapt(support, **options), query)
 
     with torch.no_grad():
-        wide = fitted(learner, episodes)
+        wide = trimmed(fitted(learner, episodes), queries=False)
         featured = with_features(learner, wide) if cache is None else cache(wide)
         output = map_tasks(learner, run, featured, mode, chunk, key=("predict", tuple(sorted(options.items()))))
     # A head of more classes than the tasks have answers for those alone.
-    return output[..., : episodes.way] if learner.outputs == "logits" and wide is not episodes else output
+    return output[..., : episodes.way] if learner.outputs == "logits" else output

@@ -272,6 +272,7 @@ class Learner(CapturedModule):
         # Compiled functions hold this very instance and do not survive a copy.
         state = self.__dict__.copy()
         state.pop("_compiled", None)
+        state.pop("_lengths", None)
         state["_modes"] = {}
         return state
 

@@ -149,12 +149,17 @@ class Loop:
             if s.mode == "auto":
                 mode = engine.choose(self.learner, episodes, steps=steps, say=self.progress.say)
             else:
-                engine.check_compiled(self.learner, episodes)
                 mode = s.mode
-            if mode == "compile" and type(self.learner).begin_step is not Learner.begin_step:
-                # MAML++ begins with another graph than that of most steps: it is compared, too.
-                self.learner.begin_step(self.state.step)
-                engine.check_compiled(self.learner, episodes)
+            try:
+                if s.mode == "compile":
+                    engine.check_compiled(self.learner, episodes)
+                if mode == "compile" and type(self.learner).begin_step is not Learner.begin_step:
+                    # MAML++ begins with another graph than that of most steps: it is compared, too.
+                    self.learner.begin_step(self.state.step)
+                    engine.check_compiled(self.learner, episodes)
+            except engine.CompileWarning as warning:
+                mode = "vmap" if "vmap" in self.learner.modes else "loop"
+                self.progress.say(f"mode compile is not used, {mode} is: {warning.reason}")
         return mode
 
     def _make_outer(self, loaded: Checkpoint | None) -> OuterStep | None:

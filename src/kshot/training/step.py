@@ -121,18 +121,20 @@ class OuterStep:
 
     def _backward(self, episodes: Episodes, tasks: int) -> float:
         """Adds the gradient of these tasks, of `tasks` in the step; returns their share of the mean loss."""
+        scale = 1 / tasks if self.scaler is None else self.scaler.scale(torch.tensor(1 / tasks, device=self.device))
         with autocast(self.amp, self.device):
-            losses = engine.task_losses(self.learner, episodes, self.mode)
-            share = losses.float().sum() / tasks
-        value = float(share.detach())
+            losses, gradients = engine.meta_gradient(self.learner, episodes, self.mode, scale)
+        value = float(losses.float().sum()) / tasks
         if not math.isfinite(value):
             raise DivergedError("the loss")
-        if not share.requires_grad:
+        if all(g is None for g in gradients):
             raise UnsupportedError(
                 f"the loss of {type(self.learner).__name__} does not depend on any of its parameters, so there is "
                 "nothing to train: check that adapt and predict use them, without torch.no_grad() or .detach()"
             )
-        (share if self.scaler is None else self.scaler.scale(share)).backward()
+        for parameter, gradient in zip(self.learner.parameters(), gradients, strict=True):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
         return value
 
     def _move(self) -> float:
