@@ -41,7 +41,7 @@ def test_regression_is_selected_by_the_smallest_error() -> None:
 def test_the_same_as_the_loop_by_hand() -> None:
     source, learner, by_hand = gaussians(val=False), protonet(), protonet()
     fit(learner, source, steps=5, lr=0.01, schedule="constant")
-    optimizer = torch.optim.Adam(by_hand.parameters(), lr=0.01)
+    optimizer = torch.optim.Adam(by_hand.parameters(), lr=0.01, fused=True)
     for episodes in source.train.batches(4, steps=5, seed=0):
         losses = by_hand(episodes, mode="native")
         optimizer.zero_grad()

@@ -8,6 +8,7 @@ import typer
 
 from kshot.cli import (
     adapt,
+    bench,
     compare,
     data,
     doctor,
@@ -51,6 +52,7 @@ for module in (
     train,
     evaluate,
     compare,
+    bench,
     adapt,
     predict,
     serve,

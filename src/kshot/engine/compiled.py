@@ -49,6 +49,9 @@ def compile_backend(name: str) -> Iterator[None]:
         _backend = before
 
 
+_UNKNOWN: Any = object()
+
+
 class CompileWarning(UserWarning):
     """A graph could not be compiled, or computed something else: what it stands for runs uncompiled.
 
@@ -92,6 +95,10 @@ class Compiled:
         self.learner = learner
         self.mapped = torch.vmap(function, randomness="different")
         self._graphs: dict[Any, Graph | None] = {}
+        self._modules = list(learner.modules())
+        # Where parameters and buffers are found: what is there may be replaced, by another of its kind.
+        self._parameters = _places(self._modules, "_parameters")
+        self._buffers = _places(self._modules, "_buffers")
 
     def __call__(self, *arguments: Any) -> Any:
         """The function of every task, differentiable in the learner's parameters and in the arguments.
@@ -138,7 +145,7 @@ class Compiled:
         return outputs, gradients[: len(values)], gradients[len(values) :]
 
     def _values(self) -> list[Tensor]:
-        return [*self.learner.parameters(), *self.learner.buffers()]
+        return [kept[name] for kept, name in (*self._parameters, *self._buffers)]
 
     def _graph(
         self, values: list[Tensor], leaves: list[Tensor], spec: pytree.TreeSpec, cotangents: Sequence[Tensor] | None
@@ -153,16 +160,18 @@ class Compiled:
             spec,
             tuple(_kind(t) for t in leaves),
             tuple(v.requires_grad for v in values) if joint else None,
-            _state(self.learner),
+            _state(self._modules),
             torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None,
             values[0].dtype if values else None,
             device,
         )
-        if key not in self._graphs:
+        graph: Graph | None = self._graphs.get(key, _UNKNOWN)
+        if graph is _UNKNOWN:
             with _tracing:
                 if key not in self._graphs:
                     self._graphs[key] = self._compile(values, leaves, spec, cotangents)
-        return self._graphs[key]
+                graph = self._graphs[key]
+        return graph
 
     def _compile(
         self, values: list[Tensor], leaves: list[Tensor], spec: pytree.TreeSpec, cotangents: Sequence[Tensor] | None
@@ -214,7 +223,8 @@ class Compiled:
 
         with _compiling(), torch.no_grad():
             detached = [t.detach() for t in inputs]
-            traced = make_fx(outputs if cotangents is None else joint, tracing_mode="fake")(*detached)
+            function = outputs if cotangents is None else joint
+            traced = make_fx(function, decomposition_table=_THIN, tracing_mode="fake")(*detached)
         return traced, found, detached
 
 
@@ -254,6 +264,30 @@ def check_same(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
         coarsest = COARSE
     if not error <= coarsest:
         raise UnsupportedError(f"inductor (torch {torch.__version__}) computes something else, off by {error:.1e}")
+
+
+def _thin_bmm(a: Tensor, b: Tensor) -> Any:
+    """A batched product of which one side is a vector, as multiplications that are fused with what is around them."""
+    if a.shape[2] == 1:
+        return a * b
+    if b.shape[2] == 1:
+        return (a * b.mT).sum(2, keepdim=True)
+    if a.shape[1] == 1:
+        return (a.mT * b).sum(1, keepdim=True)
+    return NotImplemented
+
+
+def _thin_mm(a: Tensor, b: Tensor) -> Any:
+    if a.shape[1] == 1:
+        return a * b
+    if b.shape[1] == 1:
+        return (a * b.mT).sum(1, keepdim=True)
+    if a.shape[0] == 1:
+        return (a.mT * b).sum(0, keepdim=True)
+    return NotImplemented
+
+
+_THIN: Any = {torch.ops.aten.bmm.default: _thin_bmm, torch.ops.aten.mm.default: _thin_mm}
 
 
 def reason(error: Exception) -> str:
@@ -323,12 +357,22 @@ def _kind(t: Tensor) -> tuple[Any, ...]:
     return t.shape, t.dtype, t.requires_grad
 
 
-_PLAIN = (bool, int, float, str, type(None))
+_PLAIN = frozenset((bool, int, float, str, type(None)))
 
 
-def _state(module: nn.Module) -> tuple[Any, ...]:
-    """What Python code may decide by: the plain attributes of a module and of all within it."""
-    return tuple(tuple(v for v in vars(m).values() if type(v) in _PLAIN) for m in module.modules())
+def _state(modules: list[nn.Module]) -> tuple[Any, ...]:
+    """What Python code may decide by: the plain attributes of modules."""
+    return tuple([v for module in modules for v in vars(module).values() if type(v) in _PLAIN])
+
+
+def _places(modules: list[nn.Module], kind: str) -> list[tuple[dict[str, Tensor], str]]:
+    """The dictionaries and keys of all parameters (or buffers) of modules, in the order of `parameters()`."""
+    found: dict[int, tuple[dict[str, Tensor], str]] = {}
+    for module in modules:
+        for name, value in vars(module)[kind].items():
+            if value is not None:
+                found.setdefault(id(value), (vars(module)[kind], name))
+    return list(found.values())
 
 
 @contextlib.contextmanager

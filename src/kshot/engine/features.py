@@ -20,14 +20,17 @@ from kshot.models.layout import channels_last
 from kshot.models.norms import has_batch_statistics
 
 CPU_CHUNK = 128
+"""Examples of a chunk on a CPU, of pictures such as Omniglot's; of smaller examples as many as weigh as much."""
+PICTURE = 28 * 28
 GPU_CHUNK = 8192
 
 
 def compute_features(learner: Hooks, x: Input, chunk: int | None = None) -> Input:
     """Shared features of examples `[n, *shape]` in flat chunks: `[n, d]` (whatever `learner.features` returns)."""
     tensor = first_tensor(x)
-    size = chunk or (CPU_CHUNK if tensor.device.type == "cpu" else GPU_CHUNK)
     n = tensor.shape[0]
+    numbers = max(1, tensor[:1].numel())
+    size = chunk or (max(CPU_CHUNK, CPU_CHUNK * PICTURE // numbers) if tensor.device.type == "cpu" else GPU_CHUNK)
     if n <= size:
         return _features(learner, x)  # type: ignore[no-any-return]
     parts = [_features(learner, map_input(itemgetter(slice(i, i + size)), x)) for i in range(0, n, size)]
@@ -60,10 +63,9 @@ def with_features(learner: Hooks, episodes: Episodes) -> Episodes:
         return episodes
     support, query, unlabeled = episodes.support, episodes.query, episodes.support.unlabeled
     tasks = len(episodes)
-    both = cat_inputs(_inputs(episodes), dim=1)
-    mask = torch.cat(_masks(episodes), dim=1)
     padded = support.padded or query.padded or (unlabeled is not None and unlabeled.padded)
     if learner.training and has_batch_statistics(as_module(learner)):
+        both, mask = cat_inputs(_inputs(episodes), dim=1), torch.cat(_masks(episodes), dim=1)
         parts = []
         for t in range(tasks):
             x = map_input(itemgetter(t), both)
@@ -71,16 +73,19 @@ def with_features(learner: Hooks, episodes: Episodes) -> Episodes:
                 parts.append(_scatter(_features(learner, map_input(itemgetter(mask[t]), x)), mask[t]))
             else:
                 parts.append(_features(learner, x))
-        features = stack_inputs(parts)
-    else:
-        flat = map_input(lambda v: v.flatten(0, 1), both)
+        return _over(episodes, stack_inputs(parts))
+    # Support, query and unlabelled examples one after another: to put them together first would copy them all.
+    made = []
+    for x, mask in zip(_inputs(episodes), _masks(episodes), strict=True):
+        flat = map_input(lambda v: v.flatten(0, 1), x)
         if padded:
             real = mask.flatten()
-            z = compute_features(learner, map_input(lambda v: v[real], flat))
-            features = map_input(lambda v: v.unflatten(0, (tasks, -1)), _scatter(z, real))
+            z = _scatter(compute_features(learner, map_input(itemgetter(real), flat)), real)
         else:
-            features = map_input(lambda v: v.unflatten(0, (tasks, -1)), compute_features(learner, flat))
-    return _over(episodes, features)
+            z = compute_features(learner, flat)
+        made.append(map_input(lambda v: v.unflatten(0, (tasks, -1)), z))
+    others = None if unlabeled is None else made[2]
+    return replace(episodes, support=support.replace_x(made[0], others), query=query.replace_x(made[1]))
 
 
 def in_single_precision(episodes: Episodes) -> Episodes:

@@ -20,7 +20,11 @@ Gradients = list[Tensor | None]
 
 
 def meta_gradient(
-    learner: Hooks, episodes: Episodes, mode: str, scale: float | Tensor | None = None
+    learner: Hooks,
+    episodes: Episodes,
+    mode: str,
+    scale: float | Tensor | None = None,
+    parameters: Sequence[Tensor] | None = None,
 ) -> tuple[Tensor, Gradients]:
     """The loss of every task, `[T]`, and the gradient of `scale` times their sum.
 
@@ -31,12 +35,13 @@ def meta_gradient(
         episodes: raw inputs.
         mode: of the engine.
         scale: by default one over the number of tasks: the gradient of the mean.
+        parameters: `list(learner.parameters())`, for who has it.
 
     Returns:
         Losses, and for each of the learner's parameters its gradient; None where the losses do not depend on it.
     """
     scale = 1 / max(1, len(episodes)) if scale is None else scale
-    parameters = list(learner.parameters())
+    parameters = list(learner.parameters() if parameters is None else parameters)
     if mode == "compile":
         found = _compiled(learner, parameters, episodes, scale)
         if found is not None:

@@ -8,6 +8,7 @@ conformance suite asserts that a learner's modes give the same losses and meta-g
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
@@ -84,9 +85,14 @@ def tighten(examples: Examples) -> Examples:
 def task_arguments(function: TaskFunction, episodes: Episodes) -> tuple[Any, ...]:
     """What a single-task function gets of the episodes, all tasks stacked."""
     arguments: tuple[Any, ...] = (tighten(episodes.support), tighten(episodes.query))
-    if "class_ids" in inspect.signature(function).parameters:
+    if _takes_class_ids(getattr(function, "__func__", function)):
         arguments += (episodes.class_ids,)
     return arguments
+
+
+@functools.lru_cache(maxsize=256)
+def _takes_class_ids(function: TaskFunction) -> bool:
+    return "class_ids" in inspect.signature(function).parameters
 
 
 def compiled(learner: Hooks, function: TaskFunction, key: Any) -> Compiled:

@@ -105,6 +105,18 @@ class TaskBatchNorm(nn.Module):
         shape = [1, -1] + [1] * (x.ndim - 2)
         return x * scale.view(shape) + shift.view(shape)
 
+    def commit(self) -> None:
+        """Moves the running statistics by the mean of those of the tasks since the last outer step."""
+        if self.pending_tasks:
+            self.running_mean.lerp_(self.pending_mean / self.pending_tasks, self.momentum)
+            self.running_var.lerp_(self.pending_var / self.pending_tasks, self.momentum)
+            self.forget()
+
+    def forget(self) -> None:
+        """Drops the statistics of the tasks since the last outer step."""
+        for pending in (self.pending_mean, self.pending_var, self.pending_tasks):
+            pending.zero_()
+
     def extra_repr(self) -> str:
         return f"{self.features}, momentum={self.momentum}, eps={self.eps}"
 
@@ -240,22 +252,13 @@ def prepare_adapted(module: nn.Module) -> bool:
 
 def commit(module: nn.Module) -> None:
     """Ends an outer step: moves running statistics by the mean over the meta-batch's tasks, and forgets the tasks."""
-    for _, layer in batch_norms(module):
-        tasks = layer.pending_tasks
-        if tasks:
-            layer.running_mean.lerp_(layer.pending_mean / tasks, layer.momentum)
-            layer.running_var.lerp_(layer.pending_var / tasks, layer.momentum)
     for child in module.modules():
-        if isinstance(child, FeatureStatistics):
+        if isinstance(child, (TaskBatchNorm, FeatureStatistics)):
             child.commit()
-    forget(module)
 
 
 def forget(module: nn.Module) -> None:
     """Drops the statistics of the tasks since the last outer step."""
-    for _, layer in batch_norms(module):
-        for pending in (layer.pending_mean, layer.pending_var, layer.pending_tasks):
-            pending.zero_()
     for child in module.modules():
-        if isinstance(child, FeatureStatistics):
+        if isinstance(child, (TaskBatchNorm, FeatureStatistics)):
             child.forget()

@@ -64,9 +64,18 @@ def make_optimizer(choice: OptimizerChoice, parameters: Iterable[nn.Parameter], 
         if option not in takes:
             raise ConfigError(f"{cls.__name__} has no option {option!r}. {suggest(option, takes)}")
     try:
-        return cls(own, **{"lr": lr, **options})
+        return cls(own, **{"lr": lr, **_fused(cls, takes, own, options), **options})
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{cls.__name__} does not take these options, {error}: {options}") from error
+
+
+def _fused(
+    cls: type[Optimizer], takes: list[str], parameters: list[nn.Parameter], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """`fused=True` where it can be: one call moves all parameters, where there are some five for each otherwise."""
+    others = ("fused", "foreach", "differentiable", "capturable", "maximize")
+    able = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
+    return {"fused": True} if "fused" in takes and able and not any(options.get(name) for name in others) else {}
 
 
 def _checked(optimizer: Optimizer, parameters: list[nn.Parameter]) -> Optimizer:

@@ -71,7 +71,7 @@ class OuterStep:
     ) -> None:
         self.learner, self.optimizer, self.schedule = learner, optimizer, schedule
         self.mode, self.chunk, self.amp, self.clip, self.device = mode, chunk, amp, clip, device
-        self.parameters = [p for p in learner.parameters() if p.requires_grad]
+        self.parameters = list(learner.parameters())
         self.scaler = torch.amp.GradScaler(device.type) if amp == "fp16" else None
 
     def __call__(self, parts: Iterable[Episodes], tasks: int) -> StepResult:
@@ -123,7 +123,7 @@ class OuterStep:
         """Adds the gradient of these tasks, of `tasks` in the step; returns their share of the mean loss."""
         scale = 1 / tasks if self.scaler is None else self.scaler.scale(torch.tensor(1 / tasks, device=self.device))
         with autocast(self.amp, self.device):
-            losses, gradients = engine.meta_gradient(self.learner, episodes, self.mode, scale)
+            losses, gradients = engine.meta_gradient(self.learner, episodes, self.mode, scale, self.parameters)
         value = float(losses.float().sum()) / tasks
         if not math.isfinite(value):
             raise DivergedError("the loss")
@@ -132,7 +132,7 @@ class OuterStep:
                 f"the loss of {type(self.learner).__name__} does not depend on any of its parameters, so there is "
                 "nothing to train: check that adapt and predict use them, without torch.no_grad() or .detach()"
             )
-        for parameter, gradient in zip(self.learner.parameters(), gradients, strict=True):
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
         return value
@@ -147,7 +147,7 @@ class OuterStep:
         if not math.isfinite(norm) and self.scaler is None:
             raise DivergedError("the gradient")
         if self.clip is not None:
-            clip_grads_with_norm_(self.parameters, self.clip, total)
+            clip_grads_with_norm_([p for p in self.parameters if p.grad is not None], self.clip, total)
         if self.scaler is None:
             self.optimizer.step()
         else:

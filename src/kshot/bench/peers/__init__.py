@@ -1,0 +1,1 @@
+"""What kshot is measured against: other libraries, and loops in the style of published code."""

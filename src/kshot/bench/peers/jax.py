@@ -1,0 +1,71 @@
+"""MAML in JAX: `jit` of the gradient of the mean over `vmap`, Adam inside of it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from kshot.bench.peers.problem import OUTER_LR, MamlProblem
+from kshot.bench.workload import Answers, Contender
+
+
+def contender(problem: MamlProblem) -> Contender:
+    """JAX on the same tasks, which lie in its own arrays before anything is timed."""
+    import jax
+    import jax.numpy as jnp
+
+    weights = [jnp.asarray(w.detach().numpy()) for w in problem.weights]
+    batches = [tuple(jnp.asarray(t.numpy()) for t in batch) for batch in problem.batches]
+
+    def loss(weights: Any, x: Any, y: Any) -> Any:
+        output = problem.jax_forward(weights, x)
+        if problem.classes:
+            return -jnp.take_along_axis(jax.nn.log_softmax(output), y[:, None], axis=1).mean()
+        return jnp.square(output - y).mean()
+
+    def task(weights: Any, support_x: Any, support_y: Any, query_x: Any, query_y: Any) -> Any:
+        fast = weights
+        for _ in range(problem.steps):
+            gradients = jax.grad(loss)(fast, support_x, support_y)
+            fast = [w - problem.lr * g for w, g in zip(fast, gradients, strict=True)]
+        return loss(fast, query_x, query_y)
+
+    def mean(weights: Any, batch: Any) -> Any:
+        losses = jax.vmap(task, in_axes=(None, 0, 0, 0, 0))(weights, *batch)
+        return losses.mean(), losses
+
+    gradient: Callable[..., Any] = jax.jit(jax.grad(mean, has_aux=True))
+
+    @jax.jit
+    def outer(state: Any, batch: Any) -> Any:
+        """A step of Adam (Kingma, Ba 2015, algorithm 1)."""
+        weights, first, second, count = state
+        gradients, losses = jax.grad(mean, has_aux=True)(weights, batch)
+        count = count + 1
+        first = [0.9 * m + 0.1 * g for m, g in zip(first, gradients, strict=True)]
+        second = [0.999 * v + 0.001 * g * g for v, g in zip(second, gradients, strict=True)]
+        weights = [
+            w - OUTER_LR * (m / (1 - 0.9**count)) / (jnp.sqrt(v / (1 - 0.999**count)) + 1e-8)
+            for w, m, v in zip(weights, first, second, strict=True)
+        ]
+        return (weights, first, second, count), losses.mean()
+
+    zeros = [jnp.zeros_like(w) for w in weights]
+    state: Any = (weights, zeros, zeros, jnp.zeros(()))
+    cycle = itertools.cycle(batches)
+
+    wait: Callable[..., Any] = jax.block_until_ready
+
+    def step() -> None:
+        nonlocal state
+        state, _ = outer(state, next(cycle))
+
+    def answers() -> Answers:
+        gradients, losses = gradient(weights, batches[0])
+        vector = torch.cat([torch.tensor(jax.device_get(g)).flatten() for g in gradients])
+        return {"losses": torch.tensor(jax.device_get(losses)), "meta-gradient": vector}
+
+    return Contender("jax", step, answers, wait=lambda: wait(state))

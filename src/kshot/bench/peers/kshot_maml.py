@@ -1,0 +1,60 @@
+"""kshot itself: the outer step of a `Trainer`, in each engine mode."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import torch
+
+from kshot import engine
+from kshot.bench.workload import Answers, Contender, flat
+from kshot.engine import peak_memory
+from kshot.episodes import Episodes
+from kshot.learners import Learner
+from kshot.training.optimizers import make_optimizer, make_schedule
+from kshot.training.step import OuterStep, autocast
+
+
+def contender(
+    make: Callable[[], Learner],
+    meta_batches: Sequence[Episodes],
+    mode: str,
+    *,
+    lr: float = 1e-3,
+    chunk: int | None = None,
+    amp: str | None = None,
+    name: str | None = None,
+    tolerance: float = 1e-3,
+) -> Contender:
+    """A learner's outer step in a mode, as training takes it.
+
+    Args:
+        make: the learner, with the weights where all begin.
+        meta_batches: that the steps take in turn.
+        chunk: tasks at once.
+        amp: mixed precision.
+    """
+    learner = make().train()
+    device = torch.device("cpu")
+    optimizer = make_optimizer("adam", learner.parameters(), lr)
+    schedule = make_schedule("constant", optimizer, 10**9)
+    outer = OuterStep(learner, optimizer, schedule, mode=mode, chunk=chunk, amp=amp, clip=None, device=device)
+    batches = itertools.cycle(meta_batches)
+    size = len(meta_batches[0])
+
+    def step() -> None:
+        outer([next(batches)], size)
+
+    def answers() -> Answers:
+        losses, total = [], [torch.zeros_like(p) for p in learner.parameters()]
+        for part in meta_batches[0].chunks(chunk):
+            with autocast(amp, device):
+                found, gradients = engine.meta_gradient(learner, part, mode, 1 / size)
+            losses.append(found.float())
+            total = [a if g is None else a + g for a, g in zip(total, gradients, strict=True)]
+        return {"losses": torch.cat(losses), "meta-gradient": flat(total)}
+
+    return Contender(
+        name or f"kshot {mode}", step, answers, peak=lambda: peak_memory(answers), tolerance=tolerance, ours=True
+    )

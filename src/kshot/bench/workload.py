@@ -1,0 +1,160 @@
+"""What a workload and a contender are."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kshot.errors import UnsupportedError
+
+Answers = Mapping[str, Tensor]
+
+
+def _nothing() -> None:
+    return None
+
+
+@dataclass
+class Contender:
+    """One way to do the work.
+
+    Attributes:
+        name: `"kshot compile"`, `"higher"`.
+        step: does the work once.
+        answers: what comes out of the first step, from where all begin: compared with the others' before anything is
+            timed. None where there is nothing to compare.
+        wait: returns when all that was begun is done.
+        tolerance: relative difference to the reference that is no mistake.
+        peak: the bytes that one step takes at most, where that can be told.
+        ours: whether it is kshot.
+        amount: how much its step does, where that is not what the workload's does: more or less of the same.
+    """
+
+    name: str
+    step: Callable[[], object]
+    answers: Callable[[], Answers] | None = None
+    wait: Callable[[], object] = _nothing
+    tolerance: float = 1e-3
+    peak: Callable[[], int] | None = None
+    ours: bool = False
+    amount: float | None = None
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A contender that is not here, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a workload is to show.
+
+    Attributes:
+        ours: the contenders of which the fastest counts.
+        theirs: those that it is measured against, the fastest of them that are here.
+        ratio: how many times faster, at least; for memory the largest share.
+        what: `"time"` or `"memory"`.
+    """
+
+    ours: tuple[str, ...]
+    theirs: tuple[str, ...]
+    ratio: float
+    what: str = "time"
+
+
+@dataclass(frozen=True)
+class Count:
+    """What a step consists of, however it is done.
+
+    Attributes:
+        flops: floating-point operations of matrix products and convolutions.
+        bytes: read and written by the operators of the reference, each on its own.
+    """
+
+    flops: int
+    bytes: int
+
+
+class Workload(abc.ABC):
+    """Work that several contenders do.
+
+    Attributes:
+        name: as it is asked for.
+        title: what it is, in a line.
+        unit: what is counted: `"tasks"`.
+        amount: how many of them a step does.
+        reference: the contender whose answers the others' are compared with.
+        goals: what is to be shown.
+    """
+
+    name: str
+    title: str
+    unit: str = "tasks"
+    amount: float = 1
+    reference: str = "plain loop"
+    goals: tuple[Goal, ...] = ()
+
+    @abc.abstractmethod
+    def contenders(self) -> Iterator[Contender | Missing]:
+        """Sets up each contender; all begin with the same numbers."""
+
+    def count(self) -> Count | None:
+        """What a step consists of, where it can be counted."""
+        return None
+
+    def details(self) -> Mapping[str, Any]:
+        """What else belongs in the record: shapes, data."""
+        return {}
+
+
+@dataclass
+class Comparison:
+    """How far a contender's answers are from the reference's.
+
+    Attributes:
+        error: the largest relative difference of any of them.
+    """
+
+    error: float
+    parts: dict[str, float] = field(default_factory=dict)
+
+
+def compare(name: str, found: Answers, reference: str, expected: Answers, tolerance: float) -> Comparison:
+    """Compares answers.
+
+    Raises:
+        UnsupportedError: they are not the same work: an answer is missing, or differs by more than the tolerance.
+    """
+    if found.keys() != expected.keys():
+        raise UnsupportedError(
+            f"{name} answers {sorted(found)}, {reference} answers {sorted(expected)}: they do not do the same work"
+        )
+    parts = {}
+    for key, value in expected.items():
+        ours, theirs = found[key].double().flatten(), value.double().flatten()
+        if ours.shape != theirs.shape:
+            raise UnsupportedError(
+                f"the {key} of {name} are {ours.numel()} numbers, those of {reference} {theirs.numel()}: they do not "
+                "do the same work"
+            )
+        parts[key] = float((ours - theirs).norm() / theirs.norm().clamp(min=1e-30))
+    worst = max(parts, key=lambda key: parts[key])
+    if not parts[worst] <= tolerance:
+        raise UnsupportedError(
+            f"the {worst} of {name} differ from those of {reference} by {parts[worst]:.1e} (relative; {tolerance:.0e} "
+            "is taken for rounding): they do not do the same work, so nothing was timed"
+        )
+    return Comparison(parts[worst], parts)
+
+
+def flat(tensors: Any) -> Tensor:
+    """Tensors one after another, as one vector."""
+    return torch.cat([t.detach().flatten() for t in tensors])

@@ -1,0 +1,57 @@
+"""MAML of a Conv-4 on Omniglot's tasks: the case that `vmap` does not make faster on a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kshot.bench.counting import count_work
+from kshot.bench.peers import kshot_maml
+from kshot.bench.peers.loop import TaskwiseLoop
+from kshot.bench.peers.maml import peers
+from kshot.bench.peers.problem import Batch, MamlProblem, outer_loop
+from kshot.bench.workload import Contender, Count, Goal, Missing, Workload
+from kshot.bench.workloads import pictures
+from kshot.bench.workloads.episodes import random_episodes
+from kshot.learners import MAML
+from kshot.models import Conv4
+from kshot.randomness import seeded
+
+QUERY, INNER_LR = 15, 0.4
+
+
+class Conv4Maml(Workload):
+    """One inner step, second order, 15 queries a class, normalised by the batch at hand, the outer step included."""
+
+    def __init__(self, way: int, shot: int, meta_batch: int) -> None:
+        self.name, self.way, self.shot, self.amount = f"conv4-maml-{way}w{shot}s", way, shot, meta_batch
+        self.title = f"MAML on pictures of Omniglot's size, Conv-4, {way}-way {shot}-shot, 1 inner step"
+        self.goals = (
+            Goal(("kshot loop", "kshot vmap", "kshot compile"), ("plain loop",), 1.2),
+            Goal(("kshot loop bf16", "kshot vmap bf16"), ("plain loop",), 1.5),
+            Goal(("kshot loop", "kshot vmap", "kshot compile"), ("jax",), 1.0),
+        )
+
+    def contenders(self) -> Iterator[Contender | Missing]:
+        tasks = int(self.amount)
+        batches = [random_episodes(tasks, self.way, self.shot, QUERY, pictures.SHAPE, seed) for seed in range(2)]
+        weights = [p.detach().clone() for p in self._learner().parameters()]
+        self.problem = MamlProblem(
+            lambda: pictures.network(self.way), pictures.forward, pictures.jax_forward, weights, True, INNER_LR, 1,
+            [Batch.of(episodes) for episodes in batches],
+        )  # fmt: skip
+        yield from peers(self.problem)
+        yield outer_loop(TaskwiseLoop(self.problem), self.problem)
+        for mode in ("loop", "vmap", "compile"):
+            yield kshot_maml.contender(self._learner, batches, mode)
+        yield kshot_maml.contender(self._learner, batches, "compile", chunk=1, name="kshot compile, a task at once")
+        for mode in ("loop", "compile"):
+            yield kshot_maml.contender(
+                self._learner, batches, mode, chunk=1, amp="bf16", name=f"kshot {mode} bf16", tolerance=0.2
+            )
+
+    def count(self) -> Count:
+        return count_work(self.problem)
+
+    def _learner(self) -> MAML:
+        with seeded(0):
+            return MAML(Conv4(), way=self.way, inner_lr=INNER_LR, inner_steps=1, norm="batch")

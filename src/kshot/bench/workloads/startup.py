@@ -1,0 +1,36 @@
+"""How long it takes until a program can begin: imports, each in a fresh interpreter."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+from kshot.bench.peers.maml import INSTALL
+from kshot.bench.workload import Contender, Missing, Workload
+
+VERSION = "import sys; from kshot.cli import main; sys.argv[1:] = ['--version']; main()"
+
+
+class StartUp(Workload):
+    """Imports of kshot, of the learners within it, and of its peers."""
+
+    name = "start-up"
+    title = "Imports in a fresh interpreter"
+    unit = "starts"
+    reference = "import torch"
+
+    def contenders(self) -> Iterator[Contender | Missing]:
+        yield Contender("import torch", _running("import torch"))
+        yield Contender("kshot --version", _running(VERSION), ours=True)
+        yield Contender("import kshot; kshot.MAML", _running("import kshot; kshot.MAML"), ours=True)
+        for peer in ("higher", "torchopt", "jax"):
+            if importlib.util.find_spec(peer) is None:
+                yield Missing(f"import {peer}", f"not installed: {INSTALL}")
+            else:
+                yield Contender(f"import {peer}", _running(f"import {peer}"))
+
+
+def _running(code: str) -> Callable[[], object]:
+    return lambda: subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

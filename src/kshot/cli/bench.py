@@ -1,0 +1,119 @@
+"""`kshot bench`: kshot and its peers on the same work, in the same run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kshot.cli.options import Json, examples
+from kshot.cli.output import Output
+from kshot.errors import ConfigError, suggest
+
+EXAMPLES = examples(
+    "kshot bench                                         # what there is",
+    "kshot bench sinusoid-5                              # kshot, higher, torchopt, JAX and a plain loop in turn",
+    "kshot bench --all --out bench/                      # everything, kept with its plot",
+    "kshot bench --table --out bench/                    # what was kept",
+)
+
+
+def command(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Workloads.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All workloads, one after another.")] = False,
+    table: Annotated[bool, typer.Option("--table", help="Print what is kept in --out; runs nothing.")] = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CONTENDER", help="Only these beside the reference; once for each.", show_default=False),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each contender.")] = 5,
+    seconds: Annotated[float, typer.Option(min=0.01, help="Length of a turn, about.")] = 1.0,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Of torch; by default as many as it takes.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to keep results in, NAME.json and a plot.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure kshot against its peers: the same work in the same run, its answers compared before anything is timed.
+
+    Peers that are not installed are left out and named: pip install 'kshot[bench]' brings them.
+    """
+    output = Output(as_json)
+    with output.alone():
+        from kshot.bench.workloads import workloads
+
+        known = workloads()
+        for name in names or ():
+            if name not in known:
+                raise ConfigError(f"there is no workload {name!r}. {suggest(name, known)}")
+        if names and everything:
+            raise ConfigError("names and --all are two different things to ask for: give one of them")
+        if table and out is None:
+            raise ConfigError("--table prints what is kept: give its folder with --out")
+        if not (names or everything or table):
+            output.table(["name", "what"], [[name, make().title] for name, make in known.items()])
+            output.result([{"name": name, "title": make().title} for name, make in known.items()])
+            return
+        _measure(output, list(names or known), table, only, rounds, seconds, threads, out)
+
+
+def _measure(
+    output: Output,
+    wanted: list[str],
+    table: bool,
+    only: list[str] | None,
+    rounds: int,
+    seconds: float,
+    threads: int | None,
+    out: Path | None,
+) -> None:
+    import torch
+
+    from kshot.artifacts import check_place
+    from kshot.bench import report
+    from kshot.bench.machine import describe, measure_ceilings
+    from kshot.bench.run import run
+    from kshot.bench.workloads import workloads
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if out is not None and not table:
+        check_place(out / ".place")  # before minutes of measuring, not after
+    results = report.load(out, wanted) if table and out is not None else {}
+    if not table:
+        ceilings = measure_ceilings()
+        machine = {**describe(), "ceilings": ceilings.to_dict()}
+        output.say(
+            f"{machine['cpu']}, {machine['threads']} threads: a matrix product reaches {ceilings.flops / 1e9:.0f} "
+            f"GFLOP/s, a copy {ceilings.bytes / 1e9:.0f} GB/s"
+        )
+        for name in wanted:
+            found = run(workloads()[name](), ceilings, rounds=rounds, seconds=seconds, only=only, say=output.say)
+            results[name] = {**found, "machine": machine, "rounds": rounds}
+            if out is not None:
+                report.save(results[name], out, name)
+            _print(output, name, results[name])
+        if out is not None:
+            kept = report.load(out, list(workloads()))
+            (out / "bench.png").write_bytes(report.picture(kept))
+            output.say(f"kept in {out}, the plot of all that is there in {out / 'bench.png'}")
+    else:
+        for name, result in results.items():
+            _print(output, name, result)
+        if not results:
+            output.say(f"there are no results in {out}")
+    output.result(results)
+
+
+def _print(output: Output, name: str, result: dict[str, object]) -> None:
+    from kshot.bench import report
+
+    output.say()
+    output.say(f"{name}: {result['title']}")
+    head, body = report.rows(result)
+    output.table(head, body)
+    for line in report.goals(result):
+        output.say(line)
