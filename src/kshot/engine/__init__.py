@@ -7,6 +7,7 @@ from kshot.engine.features import FeatureCache, compute_features, featured, with
 from kshot.engine.inner import gradient_descent
 from kshot.engine.memory import peak_memory, tensor_bytes
 from kshot.engine.meta_gradient import meta_gradient
+from kshot.engine.recomputing import recomputing
 from kshot.engine.stacked import adapt_and_predict, adapt_tasks, groups_of, predict_tasks, stacked_mode
 from kshot.engine.tasks import MODES, map_tasks, predict_queries, task_losses
 
@@ -29,6 +30,7 @@ __all__ = [
     "peak_memory",
     "predict_queries",
     "predict_tasks",
+    "recomputing",
     "stacked_mode",
     "task_losses",
     "tensor_bytes",

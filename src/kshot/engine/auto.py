@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from kshot.engine.compiled import COARSE, ROUNDING, CompileWarning, reason
 from kshot.engine.hooks import Hooks, as_module
 from kshot.engine.meta_gradient import meta_gradient
+from kshot.engine.recomputing import is_recomputing
 from kshot.episodes import Episodes
 from kshot.errors import UnsupportedError
 
@@ -160,6 +161,8 @@ def measure(learner: Hooks, episodes: Episodes, mode: str, repeats: int = 2) -> 
 
 
 def _may_compile(learner: Hooks, episodes: Episodes) -> bool:
+    if is_recomputing():
+        return False  # a compiled graph keeps what it likes
     if learner.unrolls:
         return False  # over every example of a sequence: its graph would take many minutes to compile
     return "compile" in learner.modes and (episodes.device.type != "cpu" or has_compiler())

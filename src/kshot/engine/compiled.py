@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
+from kshot.engine.calling import Calling
 from kshot.errors import UnsupportedError
 
 _backend = "inductor"
@@ -193,7 +194,7 @@ class Compiled:
         names = [f"module.{name}" for name in names]
         inputs = [*values, *leaves, *(cotangents or ())]
         wanted = [t.requires_grad for t in (*values, *leaves)]
-        calling = _Calling(self.learner, self.mapped)
+        calling = Calling(self.learner, self.mapped)
         found = Graph(lambda *_: (), 0, spec, [])
 
         def outputs(*flat: Tensor) -> list[Tensor]:
@@ -296,17 +297,6 @@ def reason(error: Exception) -> str:
         return error.reason
     text = textwrap.shorten(str(error), 300, placeholder=" ...")
     return text if isinstance(error, UnsupportedError) else f"{type(error).__name__}: {text}"
-
-
-class _Calling(nn.Module):
-    """A function that uses a module, as a module: so that `functional_call` replaces what the function sees."""
-
-    def __init__(self, module: nn.Module, function: Callable[..., Any]) -> None:
-        super().__init__()
-        self.module, self.function = module, function
-
-    def forward(self, *arguments: Any) -> Any:
-        return self.function(*arguments)
 
 
 class _Differentiable(torch.autograd.Function):

@@ -25,6 +25,7 @@ from kshot.engine.hooks import Hooks, as_module
 from kshot.engine.lengths import few_lengths, trimmed
 from kshot.episodes import Episodes, Examples
 from kshot.errors import UnsupportedError, suggest
+from kshot.models.norms import single_task
 
 MODES = ("loop", "vmap", "compile", "native")
 
@@ -63,7 +64,8 @@ def map_tasks(
     check_mode(learner, mode)
     arguments = task_arguments(function, episodes)
     if mode == "loop":
-        results = [function(*(a[t] for a in arguments)) for t in range(len(episodes))]
+        with single_task():
+            results = [function(*(a[t] for a in arguments)) for t in range(len(episodes))]
         return pytree.tree_map(lambda *values: torch.stack(values), *results)
     if mode == "compile":
         function = compiled(learner, function, key)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from kshot.engine.inner import Step, Update, Weights, unroll
+from kshot.engine.recomputing import is_recomputing, unroll_in_segments
 from kshot.episodes import Examples
 from kshot.errors import UnsupportedError
 from kshot.learners.base import Learner, MetaGradient
@@ -84,7 +85,7 @@ class GradientLearner(Learner):
     def inner_loss(self, step: int, weights: Weights, support: Examples) -> Tensor:
         """What the inner loop descends at a step."""
         mask = support.mask if support.padded else None
-        return self.loss(self._run(weights, support.x, Statistics(mask)), support)
+        return self.loss(self._run(weights, support.x, Statistics(mask, wanted=False)), support)
 
     def with_norm(self, norm: Literal["support", "batch"]) -> GradientLearner:
         """A copy of the learner that predicts with the other kind of statistics: what is adapted is the same."""
@@ -103,7 +104,11 @@ class GradientLearner(Learner):
 
     def adapt(self, support: Examples, *, steps: int | None = None) -> dict[str, Any]:  # type: ignore[override]
         number = self.steps_of(steps)
-        return self.adapted(unroll(*self.inner_loop(support), steps=number, order=self.order), support, number)
+        if is_recomputing():
+            weights = unroll_in_segments(self, self.inner_loop, support, steps=number, order=self.order)
+        else:
+            weights = unroll(*self.inner_loop(support), steps=number, order=self.order)
+        return self.adapted(weights, support, number)
 
     def inner_loop(self, support: Examples) -> tuple[Callable[[int, Weights], Tensor], Weights, Update]:
         """What `unroll` needs to know: the loss, where the weights start, and the update rule."""
@@ -120,7 +125,7 @@ class GradientLearner(Learner):
         return adapted
 
     def predict(self, adapted: dict[str, Any], x: Any, mask: Tensor | None = None) -> Tensor:
-        return self._run(adapted["parameters"], x, Statistics(mask, given=adapted.get("statistics")))
+        return self._run(adapted["parameters"], x, Statistics(mask, given=adapted.get("statistics"), wanted=False))
 
     def _run(self, weights: Weights, x: Any, statistics: Statistics) -> Tensor:
         arguments = (x, statistics) if self.network.batch_statistics else (x,)

@@ -17,6 +17,8 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -37,11 +39,33 @@ class Statistics:
         mask: bool `[n]`, the real examples (None: all are). Padding never counts.
         given: mean and variance for each layer, to be used instead of the batch's own.
         collected: filled by the layers with the statistics that they used.
+        wanted: whether `collected` will be looked at.
     """
 
     mask: Tensor | None = None
     given: dict[str, dict[str, Tensor]] | None = None
     collected: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    wanted: bool = True
+
+
+_single: ContextVar[bool] = ContextVar("single", default=False)
+
+
+@contextmanager
+def single_task(really: bool = True) -> Iterator[None]:
+    """Within it no `vmap` is under way, so that a norm layer may take torch's fused kernel: with it a MAML step in a
+    loop needs four fifths of the memory. Its second derivative under `vmap` is off by some 0.2 % (torch 2.13, float64,
+    against the same kernel in a loop)."""
+    token = _single.set(really)
+    try:
+        yield
+    finally:
+        _single.reset(token)
+
+
+def is_single_task() -> bool:
+    """Whether a fused kernel may be taken."""
+    return _single.get()
 
 
 class TaskBatchNorm(nn.Module):
@@ -78,8 +102,8 @@ class TaskBatchNorm(nn.Module):
         if statistics.given is not None:
             own = statistics.given[self.path]
             return self._normalise(x, own["mean"], own["var"])
-        # Not the fused kernel: its second derivative under vmap is off by some 0.2 % on torch 2.13 (float64, against
-        # the same kernel in a loop), and at equal speed.
+        if statistics.mask is None and not statistics.wanted and _single.get():
+            return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
         if statistics.mask is None:
             var, mean = torch.var_mean(x, [0, *range(2, x.ndim)], correction=0)
         else:

@@ -145,7 +145,7 @@ class Loop:
         size = min(s.meta_batch, s.chunk or s.meta_batch)
         episodes = self.source.train.sample(size, seed=s.seed, device=self._sample_on)
         steps = s.steps * s.accumulate * math.ceil(s.meta_batch / size)
-        with autocast(s.amp, self.device):
+        with autocast(s.amp, self.device), engine.recomputing(s.recompute):
             if s.mode == "auto":
                 mode = engine.choose(self.learner, episodes, steps=steps, say=self.progress.say)
             else:
@@ -179,6 +179,7 @@ class Loop:
             amp=s.amp,
             clip=s.clip,
             device=self.device,
+            recompute=s.recompute,
         )
         if loaded is not None:
             outer.load_state_dict(loaded.trees)

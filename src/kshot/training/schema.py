@@ -107,6 +107,7 @@ class Training(Section):
     warmup: Int = 0
     clip: Float | None = None
     accumulate: Int = 1
+    recompute: bool = False
     val_every: Int | None = None
     val_tasks: Int = 200
     patience: Int | None = None

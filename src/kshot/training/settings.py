@@ -44,6 +44,7 @@ class Settings:
     amp: str | None
     clip: float | None
     accumulate: int
+    recompute: bool
     val_every: int
     val_tasks: int
     patience: int | None
@@ -69,6 +70,13 @@ class Settings:
                 near = suggest(str(given[name]), known)
                 hint = near if near.startswith("Did") else "Choose one of these."
                 raise ConfigError(f"expected {name} to be one of {', '.join(known)}, got {given[name]!r}. {hint}")
+        if not isinstance(given["recompute"], bool):
+            raise ConfigError(f"expected recompute to be true or false, got {given['recompute']!r}")
+        if given["recompute"] and given["mode"] == "compile":
+            raise ConfigError(
+                "recompute=True forgets inner steps, of which a compiled graph keeps what it likes: use mode='loop', "
+                "'vmap' or 'auto'"
+            )
         check_schedule(given["schedule"], given["steps"], given["warmup"])
         given["optimizer"], given["schedule"] = describe(given["optimizer"]), describe(given["schedule"])
         derived = tuple(name for name in _DERIVED if given.get(name) is None)
@@ -95,6 +103,7 @@ class Settings:
             ConfigError: what decides the course of the run is another than it was; it is named.
         """
         before = {name: recorded["training"].get(name) for name in self.to_dict()}
+        before["recompute"] = bool(before["recompute"])  # a run from before there was such a thing did not
         before["mode"] = mode or before["mode"]
         kept = {name: before[name] for name in self.derived if before[name] is not None}
         if self.mode == "auto":

@@ -55,6 +55,7 @@ class OuterStep:
         amp: `"bf16"`, `"fp16"` (with a gradient scaler) or None.
         clip: largest norm of the gradient.
         device: of the learner.
+        recompute: whether inner steps are computed again in the backward pass.
     """
 
     def __init__(
@@ -68,9 +69,11 @@ class OuterStep:
         amp: str | None,
         clip: float | None,
         device: torch.device,
+        recompute: bool = False,
     ) -> None:
         self.learner, self.optimizer, self.schedule = learner, optimizer, schedule
         self.mode, self.chunk, self.amp, self.clip, self.device = mode, chunk, amp, clip, device
+        self.recompute = recompute
         self.parameters = list(learner.parameters())
         self.scaler = torch.amp.GradScaler(device.type) if amp == "fp16" else None
 
@@ -122,7 +125,7 @@ class OuterStep:
     def _backward(self, episodes: Episodes, tasks: int) -> float:
         """Adds the gradient of these tasks, of `tasks` in the step; returns their share of the mean loss."""
         scale = 1 / tasks if self.scaler is None else self.scaler.scale(torch.tensor(1 / tasks, device=self.device))
-        with autocast(self.amp, self.device):
+        with autocast(self.amp, self.device), engine.recomputing(self.recompute):
             losses, gradients = engine.meta_gradient(self.learner, episodes, self.mode, scale, self.parameters)
         value = float(losses.float().sum()) / tasks
         if not math.isfinite(value):

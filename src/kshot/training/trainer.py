@@ -82,6 +82,8 @@ class Trainer:
         amp: `"bf16"` or `"fp16"` mixed precision.
         clip: largest norm of the gradient.
         accumulate: meta-batches a step.
+        recompute: keeps the weights of a few inner steps alone and computes the others again in the backward pass: the
+            memory of MAML and its kin grows with the square root of the inner steps, for about half more time.
         val_every: steps between validations; by default about 20 in a run, and fewer where they would see more
             tasks than the training does.
         val_tasks: val tasks; the same ones every time.
@@ -117,6 +119,7 @@ class Trainer:
         amp: str | None = None,
         clip: float | None = None,
         accumulate: int = 1,
+        recompute: bool = False,
         val_every: int | None = None,
         val_tasks: int = 200,
         patience: int | None = None,
@@ -131,7 +134,8 @@ class Trainer:
         self.learner, self.source = learner, source
         self.settings = Settings.of(
             steps=steps, meta_batch=meta_batch, optimizer=optimizer, lr=lr, schedule=schedule, warmup=warmup, seed=seed,
-            mode=mode, chunk=chunk, amp=amp, clip=clip, accumulate=accumulate, val_every=val_every, val_tasks=val_tasks,
+            mode=mode, chunk=chunk, amp=amp, clip=clip, accumulate=accumulate,
+            recompute=recompute, val_every=val_every, val_tasks=val_tasks,
             patience=patience, save_every=save_every,
         )  # fmt: skip
         self.device, self.asked_device = resolve_device(device), device

@@ -24,6 +24,7 @@ def contender(
     lr: float = 1e-3,
     chunk: int | None = None,
     amp: str | None = None,
+    recompute: bool = False,
     name: str | None = None,
     tolerance: float = 1e-3,
 ) -> Contender:
@@ -34,12 +35,15 @@ def contender(
         meta_batches: that the steps take in turn.
         chunk: tasks at once.
         amp: mixed precision.
+        recompute: computes inner steps again in the backward pass.
     """
     learner = make().train()
     device = torch.device("cpu")
     optimizer = make_optimizer("adam", learner.parameters(), lr)
     schedule = make_schedule("constant", optimizer, 10**9)
-    outer = OuterStep(learner, optimizer, schedule, mode=mode, chunk=chunk, amp=amp, clip=None, device=device)
+    outer = OuterStep(
+        learner, optimizer, schedule, mode=mode, chunk=chunk, amp=amp, clip=None, device=device, recompute=recompute
+    )
     batches = itertools.cycle(meta_batches)
     size = len(meta_batches[0])
 
@@ -49,7 +53,7 @@ def contender(
     def answers() -> Answers:
         losses, total = [], [torch.zeros_like(p) for p in learner.parameters()]
         for part in meta_batches[0].chunks(chunk):
-            with autocast(amp, device):
+            with autocast(amp, device), engine.recomputing(recompute):
                 found, gradients = engine.meta_gradient(learner, part, mode, 1 / size)
             losses.append(found.float())
             total = [a if g is None else a + g for a, g in zip(total, gradients, strict=True)]

@@ -9,7 +9,7 @@ from kshot.bench.workload import Workload
 
 def workloads() -> dict[str, Callable[[], Workload]]:
     """Every workload by its name, in the order of the report; made when it is its turn."""
-    from kshot.bench.workloads.conv4 import Conv4Maml
+    from kshot.bench.workloads.conv4 import Conv4Maml, ManySteps
     from kshot.bench.workloads.evaluation import Evaluation
     from kshot.bench.workloads.heads import heads
     from kshot.bench.workloads.latency import latencies
@@ -23,6 +23,7 @@ def workloads() -> dict[str, Callable[[], Workload]]:
         ("sinusoid-5", lambda: Sinusoid(5)),
         ("conv4-maml-5w1s", lambda: Conv4Maml(5, 1, 4)),
         ("conv4-maml-20w5s", lambda: Conv4Maml(20, 5, 1)),
+        ("maml-20-steps", ManySteps),
         *wholes(),
         *heads(),
         ("sampling", Sampling),

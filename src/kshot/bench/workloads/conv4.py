@@ -17,6 +17,8 @@ from kshot.models import Conv4
 from kshot.randomness import seeded
 
 QUERY, INNER_LR = 15, 0.4
+KINKS = 2e-2
+"""Relative difference of two gradients through many steps in float32, whose rounding moves maxima of the pooling."""
 
 
 class Conv4Maml(Workload):
@@ -55,3 +57,32 @@ class Conv4Maml(Workload):
     def _learner(self) -> MAML:
         with seeded(0):
             return MAML(Conv4(), way=self.way, inner_lr=INNER_LR, inner_steps=1, norm="batch")
+
+
+class ManySteps(Workload):
+    """One task, 20 inner steps, second order: what the steps of an inner loop leave in memory."""
+
+    name = "maml-20-steps"
+    title = "MAML with 20 inner steps on one task of pictures, Conv-4, 5-way 1-shot: memory"
+    goals = (
+        Goal(("kshot loop, recomputing",), ("plain loop",), 0.4, what="memory"),
+        Goal(("kshot loop, recomputing",), ("plain loop",), 1 / 1.5),
+    )
+
+    def contenders(self) -> Iterator[Contender | Missing]:
+        batches = [random_episodes(1, 5, 1, QUERY, pictures.SHAPE)]
+        weights = [p.detach().clone() for p in self._learner().parameters()]
+        problem = MamlProblem(
+            lambda: pictures.network(5), pictures.forward, pictures.jax_forward, weights, True, 0.05, 20,
+            [Batch.of(episodes) for episodes in batches],
+        )  # fmt: skip
+        for peer in peers(problem):
+            if peer.name != "jax":  # minutes of compiling, and its memory is not torch's to be measured
+                yield peer
+        yield kshot_maml.contender(self._learner, batches, "loop", tolerance=KINKS)
+        name = "kshot loop, recomputing"
+        yield kshot_maml.contender(self._learner, batches, "loop", recompute=True, name=name, tolerance=KINKS)
+
+    def _learner(self) -> MAML:
+        with seeded(0):
+            return MAML(Conv4(), way=5, inner_lr=0.05, inner_steps=20, norm="batch")
