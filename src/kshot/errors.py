@@ -87,6 +87,14 @@ class DivergedError(KshotError, ArithmeticError):
     """A training whose loss or gradient is no longer finite."""
 
 
+class LostProcessError(KshotError, ConnectionError):
+    """Processes that train together, of which one is gone, or cannot be reached."""
+
+
+class ElsewhereError(KshotError):
+    """What went wrong in another process, which says so itself."""
+
+
 class MissingExtraError(KshotError, ImportError):
     """An optional dependency that is not installed.
 

@@ -12,7 +12,8 @@ from typing import Any
 import typer
 import typer.core
 
-from kshot.errors import ConfigError, KshotError
+from kshot.cli.processes import rank
+from kshot.errors import ConfigError, ElsewhereError, KshotError
 
 RESUME = "kshot.resume"
 """Key of `Context.meta` under which a command says how it would be resumed."""
@@ -42,11 +43,14 @@ class Commands(Group):
             raise
         except (KeyboardInterrupt, typer.Abort) as error:
             how = ctx.meta.get(RESUME)
-            _print(f"interrupted. Resume with: {how}" if how else f"interrupted. {error}".rstrip())
+            if not rank():
+                _print(f"interrupted. Resume with: {how}" if how else f"interrupted. {error}".rstrip())
             raise typer.Exit(130) from None
         except KshotError as error:
             _debug(error)
-            _print(f"error: {error}")
+            # What is wrong for all of several processes is said once; what happened to another one, by that one.
+            if not isinstance(error, ElsewhereError) and not (isinstance(error, ConfigError) and rank()):
+                _print(f"error: {error}")
             raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None
         except Exception as error:
             if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's own: a wrong command line

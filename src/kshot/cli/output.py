@@ -14,15 +14,17 @@ class Output:
 
     Args:
         as_json: the result is printed as JSON, alone on stdout; all else goes to stderr.
+        silent: nothing is printed, since another process says it.
     """
 
-    def __init__(self, as_json: bool = False) -> None:
-        self.as_json = as_json
+    def __init__(self, as_json: bool = False, silent: bool = False) -> None:
+        self.as_json, self.silent = as_json, silent
         self._stdout: IO[str] = sys.stdout
 
     def say(self, line: str = "") -> None:
         """A line for people."""
-        print(line, file=sys.stderr if self.as_json else self._stdout, flush=True)
+        if not self.silent:
+            print(line, file=sys.stderr if self.as_json else self._stdout, flush=True)
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Rows in aligned columns."""
@@ -31,7 +33,7 @@ class Output:
 
     def result(self, value: Any) -> None:
         """The command's result, where JSON was asked for."""
-        if self.as_json:
+        if self.as_json and not self.silent:
             from kshot.artifacts.plain import finite
 
             print(json.dumps(finite(value), indent=2, ensure_ascii=False), file=self._stdout, flush=True)

@@ -274,6 +274,15 @@ def prepare_adapted(module: nn.Module) -> bool:
     return bool(layers)
 
 
+def pending(module: nn.Module) -> Iterator[Tensor]:
+    """What the tasks since the last outer step add to running statistics: sums, to be added over processes."""
+    for child in module.modules():
+        if isinstance(child, TaskBatchNorm):
+            yield from (child.pending_mean, child.pending_var, child.pending_tasks)
+        elif isinstance(child, FeatureStatistics):
+            yield from (child.pending, child.pending_count)
+
+
 def commit(module: nn.Module) -> None:
     """Ends an outer step: moves running statistics by the mean over the meta-batch's tasks, and forgets the tasks."""
     for child in module.modules():

@@ -12,6 +12,8 @@ from kshot.training import checkpoint as checkpoints
 from kshot.training.state import State
 
 if TYPE_CHECKING:
+    from kshot.engine.distributed import Group
+    from kshot.training.loop import Loop
     from kshot.training.run_folder import RunFolder
     from kshot.training.trainer import Trainer
 
@@ -49,6 +51,16 @@ def resolved_config(trainer: Trainer, mode: str | None = None) -> dict[str, Any]
         return _jsonable({**trainer.config, "training": {**before, **training}, "out": out})
     return _jsonable(
         {"learner": _learner(trainer), "source": trainer.source.spec or None, "training": training, "out": out}
+    )
+
+
+def communication(group: Group, loop: Loop) -> str:
+    """What the processes told each other in the steps of this session, in a line."""
+    steps = max(1, loop.told.calls)
+    share = loop.told.seconds / max(1e-9, loop.spent_in_steps)
+    return (
+        f"{group.size} processes: one sum of {loop.told.bytes / steps / 1000:,.1f} kB a step, "
+        f"{1000 * loop.told.seconds / steps:.1f} ms of each step, {100 * share:.0f} % of the time, waiting included"
     )
 
 

@@ -10,12 +10,13 @@ from importlib import metadata
 from typing import Any
 
 import torch
+import torch.distributed
 
 import kshot
 
 _PACKAGES = ("torch", "numpy", "safetensors", "scikit-learn", "pillow", "matplotlib")
 
-DECISIVE = ("kshot", "packages.torch", "threads", "device", "cpu")
+DECISIVE = ("kshot", "packages.torch", "threads", "processes", "device", "cpu")
 """What may change the last bits of a result."""
 
 
@@ -29,12 +30,17 @@ def environment(device: torch.device) -> dict[str, Any]:
         "cpu": _cpu(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": torch.distributed.get_world_size() if _together() else 1,
         "device": str(device),
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "commit": _commit(),
         "command": sys.argv,
     }
+
+
+def _together() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

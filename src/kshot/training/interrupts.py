@@ -11,6 +11,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from kshot.errors import LostProcessError
+
 
 class Interrupts:
     """While the block lasts, the first SIGINT or SIGTERM is noted in `asked`; a second one raises KeyboardInterrupt.
@@ -34,9 +36,11 @@ class Interrupts:
                     self._before[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # Where one of several processes is lost, torchrun ends the others: they end by themselves, and say why.
+        lost = kind is not None and issubclass(kind, LostProcessError)
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if lost and number == signal.SIGTERM else handler)
         self._before = {}
 
     def _note(self, number: int, frame: FrameType | None) -> None:

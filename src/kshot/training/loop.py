@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +16,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from kshot import engine, randomness
 from kshot.artifacts import load_state, save_pretrained
+from kshot.engine.distributed import Group, Traffic
 from kshot.engine.tasks import check_mode
 from kshot.episodes import Episodes
 from kshot.errors import DivergedError, RunError
@@ -47,10 +50,20 @@ class Loop:
         folder: of the run; None saves nothing.
         progress: shows the user how far it is.
         interrupts: whether the user wants it to stop.
+        group: the processes that train together; the leading one alone has a folder.
     """
 
-    def __init__(self, trainer: Trainer, folder: RunFolder | None, progress: Progress, interrupts: Interrupts) -> None:
+    def __init__(
+        self,
+        trainer: Trainer,
+        folder: RunFolder | None,
+        progress: Progress,
+        interrupts: Interrupts,
+        group: Group | None = None,
+    ) -> None:
         self.trainer, self.folder, self.progress, self.interrupts = trainer, folder, progress, interrupts
+        self.group, self.told, self.asked = group or Group(), Traffic(), False
+        self._interrupted, self.spent_in_steps = False, 0.0
         self.learner, self.source, self.settings, self.device = (
             trainer.learner, trainer.source, trainer.settings, trainer.device
         )  # fmt: skip
@@ -64,18 +77,18 @@ class Loop:
 
     def begin(self) -> None:
         """Takes up the run where it was, or begins it."""
-        folder, learner, loaded = self.folder, self.learner, None
-        if folder is not None and self.trainer.resume:
-            loaded = checkpoints.load_last(folder.checkpoints)
-        if folder is not None and loaded is not None:
+        folder, learner = self.folder, self.learner
+        loaded = self._load() if self.trainer.resume and self.trainer.out is not None else None
+        if loaded is not None:
             self.settings = self.trainer.settings = self.settings.resumed(
                 loaded.settings, about.description(self.trainer), loaded.state.step, loaded.state.mode
             )
-            load_state(learner, loaded.learner, checkpoints.path_of(folder.checkpoints, loaded.state.step))
+            load_state(learner, loaded.learner, f"the checkpoint of step {loaded.state.step}")
             self.state, self._saved, self.offsets = loaded.state, loaded.state.step, loaded.state.offsets
             self.best = None if loaded.best is None else dict(loaded.best)
             self._spent = self.state.seconds
         learner.to(self.device).train()
+        self.group.tell_tensors(learner.state_dict())  # where they differ by chance, all begin as the first does
         if folder is not None:
             if loaded is None:
                 folder.write_config(about.resolved_config(self.trainer))
@@ -83,7 +96,7 @@ class Loop:
             for what in folder.write_environment(self.device, self.state.step):
                 self.progress.say(f"resumed with {what}: the last bits of the result may differ")
         if self.state.mode is None:  # measured as most steps are, before the first of them begins
-            self.state.mode = self._choose_mode()
+            self.state.mode = self.group.first(self._choose_mode)
         if folder is not None:
             folder.write_config(about.resolved_config(self.trainer, self.state.mode))
         self.outer = self._make_outer(loaded)
@@ -107,12 +120,15 @@ class Loop:
             return
         for parts in self._batches(state.step):
             began = time.perf_counter()
-            torch.manual_seed(int(randomness.bits(settings.seed, OUTER_STEP, state.step) >> np.uint64(1)))
+            # Processes draw dropout apart; the first as one alone does.
+            apart = () if self.group.leads else (self.group.rank,)
+            torch.manual_seed(int(randomness.bits(settings.seed, OUTER_STEP, state.step, *apart) >> np.uint64(1)))
             self.learner.begin_step(state.step)
             try:
-                done = self.outer(parts, settings.meta_batch * settings.accumulate)
+                done = self._step(self.outer, parts)
             except DivergedError as error:
                 raise DivergedError(about.diverged(self.trainer, str(error), state.step, self.folder)) from None
+            self.spent_in_steps += time.perf_counter() - began
             self._count(done, time.perf_counter() - began)
             self.progress.step(state.step, done.loss)
             metrics = {"loss": done.loss, "grad_norm": done.grad_norm, "lr": done.lr}
@@ -122,6 +138,19 @@ class Loop:
             if state.stopped or state.step == settings.steps:
                 return
             self._stop_if_interrupted()
+
+    def _step(self, outer: OuterStep, parts: Iterable[Episodes]) -> StepResult:
+        """An outer step, after which all processes know what any of them asks for."""
+        traffic, settings = self.group.traffic, self.settings
+        calls, told, waited = traffic.calls, traffic.bytes, traffic.seconds
+        done = outer(parts, settings.meta_batch * settings.accumulate, self.asked, self.interrupts.asked)
+        self.told.calls += traffic.calls - calls
+        self.told.bytes += traffic.bytes - told
+        self.told.seconds += traffic.seconds - waited
+        if self.group.size > 1:
+            self.state.stopped = self.state.stopped or done.stop
+            self._interrupted = done.interrupt
+        return done
 
     def end(self) -> Interval | None:
         """Puts the selected weights into the learner and saves it; returns their score on val tasks."""
@@ -135,6 +164,28 @@ class Loop:
         self.learner.eval()
         self._export()
         return score
+
+    def _load(self) -> Checkpoint | None:
+        """The newest checkpoint. The leading process has it; the others get its files."""
+
+        def newest() -> list[str] | None:
+            assert self.folder is not None
+            loaded.append(checkpoints.load_last(self.folder.checkpoints))
+            return None if loaded[0] is None else sorted(f.name for f in place().iterdir())
+
+        def place() -> Path:
+            assert self.folder is not None
+            return checkpoints.path_of(self.folder.checkpoints, checkpoints.steps_in(self.folder.checkpoints)[-1])
+
+        loaded: list[Checkpoint | None] = []
+        names = self.group.first(newest)
+        if names is None or self.group.size == 1:
+            return loaded[0] if loaded else None
+        with tempfile.TemporaryDirectory() as temporary:
+            for name in names:
+                content = self.group.tell((place() / name).read_bytes() if self.group.leads else None)
+                (Path(temporary) / name).write_bytes(content)
+            return loaded[0] if loaded else checkpoints.load(Path(temporary))
 
     def _choose_mode(self) -> str:
         s = self.settings
@@ -180,6 +231,7 @@ class Loop:
             clip=s.clip,
             device=self.device,
             recompute=s.recompute,
+            group=self.group,
         )
         if loaded is not None:
             outer.load_state_dict(loaded.trees)
@@ -188,13 +240,14 @@ class Loop:
     def _batches(self, start: int) -> Iterator[Iterable[Episodes]]:
         """For each step its meta-batches, one after another; each has task numbers of its own."""
         s = self.settings
+        own = self.group.share(s.meta_batch)
         parts = [
             self.source.train.batches(
-                s.meta_batch,
+                len(own),
                 steps=s.steps - start,
                 seed=s.seed,
                 start=start,
-                first=i * s.meta_batch,
+                first=i * s.meta_batch + own.start,
                 device=self._sample_on,
             )
             for i in range(s.accumulate)
@@ -223,11 +276,14 @@ class Loop:
             self.recorder.log(state.step, state.row(s.meta_batch * s.accumulate, validation))
             state.window = Window()
         if last or state.step % s.save_every == 0:
+            if self.group.size > 1:
+                weights = [p.detach().double().sum() for p in self.learner.parameters()]
+                self.group.check_same(float(torch.stack(weights).sum()), "the weights")
             self._save()
 
     def _validate(self, val: TaskSplit) -> Interval:
         s, state = self.settings, self.state
-        score = validate(self.learner, val, s.val_tasks, mode=str(state.mode), chunk=s.chunk)
+        score = validate(self.learner, val, s.val_tasks, mode=str(state.mode), chunk=s.chunk, group=self.group)
         if better(self.source.kind, score.mean, state.best_score):
             state.select(score)
             self.best = {name: value.detach().cpu().clone() for name, value in self.learner.state_dict().items()}
@@ -273,15 +329,15 @@ class Loop:
             raise RunError(f"{error} {checkpoints.kept_sentence(self.folder.checkpoints)}".strip()) from error
 
     def _stop_if_interrupted(self) -> None:
-        if not self.interrupts.asked:
+        if not (self.interrupts.asked if self.group.size == 1 else self._interrupted):
             return
         self._save()
         done = f"stopped after step {self.state.step} of {self.settings.steps}"
-        if self.folder is None:
+        if self.trainer.out is None:
             message = f"{done}; nothing is saved, since the Trainer has no out="
         else:
             message = (
-                f"{done} and saved. Go on with: kshot train --resume {self.folder.path}, or Trainer(..., resume=True)"
+                f"{done} and saved. Go on with: kshot train --resume {self.trainer.out}, or Trainer(..., resume=True)"
             )
         self.progress.say(message)
         raise KeyboardInterrupt(message)

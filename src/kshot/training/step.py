@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +15,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from kshot import engine
+from kshot.engine.distributed import Group, rank_here
 from kshot.episodes import Episodes, Examples, Unlabeled
-from kshot.errors import ArtifactError, ConfigError, DivergedError, UnsupportedError
+from kshot.errors import ArtifactError, ConfigError, DivergedError, KshotError, UnsupportedError
 from kshot.learners.base import Learner
 from kshot.models import norms
+
+_HALF = 2**20
 
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -32,6 +36,7 @@ class StepResult:
         lr: the learning rate that was used, of the first parameter group.
         tasks: how many there were.
         examples: of all of them, support and query, and unlabelled ones that the learner makes use of.
+        stop, interrupt: whether any process asks that the training end, as if this were its last step, or at once.
     """
 
     loss: float
@@ -39,12 +44,15 @@ class StepResult:
     lr: float
     tasks: int
     examples: int
+    stop: bool = False
+    interrupt: bool = False
 
 
 class OuterStep:
     """The outer step of a training.
 
-    The gradient is that of the mean loss over all tasks of the step, whatever pieces they are worked through in.
+    The gradient is that of the mean loss over all tasks of the step, whatever pieces they are worked through in, and
+    in how many processes.
 
     Args:
         learner: in train mode.
@@ -56,6 +64,7 @@ class OuterStep:
         clip: largest norm of the gradient.
         device: of the learner.
         recompute: whether inner steps are computed again in the backward pass.
+        group: the processes that train together.
     """
 
     def __init__(
@@ -70,22 +79,27 @@ class OuterStep:
         clip: float | None,
         device: torch.device,
         recompute: bool = False,
+        group: Group | None = None,
     ) -> None:
         self.learner, self.optimizer, self.schedule = learner, optimizer, schedule
         self.mode, self.chunk, self.amp, self.clip, self.device = mode, chunk, amp, clip, device
-        self.recompute = recompute
+        self.recompute, self.group = recompute, group or Group()
         self.parameters = list(learner.parameters())
         self.scaler = torch.amp.GradScaler(device.type) if amp == "fp16" else None
 
-    def __call__(self, parts: Iterable[Episodes], tasks: int) -> StepResult:
+    def __call__(
+        self, parts: Iterable[Episodes], tasks: int, stop: bool = False, interrupt: bool = False
+    ) -> StepResult:
         """Moves the learner's parameters and running statistics.
 
         Args:
-            parts: the meta-batches of the step, one at a time.
-            tasks: in all of them together.
+            parts: the meta-batches of the step, one at a time; in a process of several, its own tasks of them.
+            tasks: in all of them together, and in all processes.
+            stop, interrupt: whether this process asks that the training end.
 
         Raises:
             DivergedError: the loss or the gradient is not finite; the parameters are as before.
+            LostProcessError: another process is gone; the parameters are as before.
         """
         self.optimizer.zero_grad(set_to_none=True)
         loss, examples = 0.0, 0
@@ -95,13 +109,22 @@ class OuterStep:
                 examples += count_examples(episodes)
                 for chunk in episodes.widen(self.learner.way).chunks(self.chunk):
                     loss += self._backward(chunk, tasks)
+            if self.group.size > 1:
+                loss, examples, stop, interrupt = self._add_up(loss, examples, stop, interrupt)
+            if not math.isfinite(loss):
+                raise DivergedError("the loss")
+            if all(p.grad is None for p in self.parameters):
+                raise UnsupportedError(
+                    f"the loss of {type(self.learner).__name__} does not depend on any of its parameters, so there is "
+                    "nothing to train: check that adapt and predict use them, without torch.no_grad() or .detach()"
+                )
             lr = float(self.optimizer.param_groups[0]["lr"])
             norm = self._move()
-        except DivergedError:
+        except KshotError:
             norms.forget(self.learner)
             raise
         norms.commit(self.learner)
-        return StepResult(loss, norm, lr, tasks, examples)
+        return StepResult(loss, norm, lr, tasks, examples, stop, interrupt)
 
     def state_dict(self) -> dict[str, Any]:
         """The states of the optimizer, the schedule and the scaler."""
@@ -127,18 +150,30 @@ class OuterStep:
         scale = 1 / tasks if self.scaler is None else self.scaler.scale(torch.tensor(1 / tasks, device=self.device))
         with autocast(self.amp, self.device), engine.recomputing(self.recompute):
             losses, gradients = engine.meta_gradient(self.learner, episodes, self.mode, scale, self.parameters)
-        value = float(losses.float().sum()) / tasks
-        if not math.isfinite(value):
-            raise DivergedError("the loss")
-        if all(g is None for g in gradients):
-            raise UnsupportedError(
-                f"the loss of {type(self.learner).__name__} does not depend on any of its parameters, so there is "
-                "nothing to train: check that adapt and predict use them, without torch.no_grad() or .detach()"
-            )
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
-        return value
+        return float(losses.float().sum()) / tasks
+
+    def _add_up(self, loss: float, examples: int, stop: bool, interrupt: bool) -> tuple[float, int, bool, bool]:
+        """Adds up gradients, running statistics and the numbers over the processes: one sum of one vector."""
+        trained = [p for p in self.parameters if p.requires_grad]
+        pending = list(norms.pending(self.learner))
+        reached = [0.0 if p.grad is None else 1.0 for p in trained]
+        # Counts of examples are exact in float32 up to 2^24; two numbers of 2^20 each hold any.
+        numbers = [loss, float(examples % _HALF), float(examples // _HALF), float(stop), float(interrupt)]
+        numbers += reached
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
+        tensors = [*gradients, *pending, torch.tensor(numbers, device=self.device)]
+        total = self.group.sum(torch.cat([t.detach().flatten().to(tensors[0].dtype) for t in tensors]))
+        parts = iter(total.split([t.numel() for t in tensors]))
+        found = [next(parts) for _ in trained]
+        for buffer in pending:
+            buffer.copy_(next(parts).view_as(buffer))
+        numbers = next(parts).tolist()
+        for parameter, gradient, there in zip(trained, found, numbers[5:], strict=True):
+            parameter.grad = gradient.view_as(parameter).to(parameter.dtype) if there else None
+        return numbers[0], round(numbers[1] + numbers[2] * _HALF), numbers[3] > 0, numbers[4] > 0
 
     def _move(self) -> float:
         """Clips the gradient and takes the optimizer's step; returns the gradient's norm."""
@@ -180,13 +215,15 @@ def count_examples(episodes: Episodes) -> int:
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """`"auto"`: the GPU where there is one.
+    """`"auto"`: the GPU where there is one; of several processes on a machine each takes its own.
 
     Raises:
         ConfigError: no such device here.
     """
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if str(device) == "cuda" and rank_here()[1] > 1 and torch.cuda.is_available():
+        device = f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
     try:
         found = torch.device(device)
     except (RuntimeError, TypeError) as error:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from kshot.engine.distributed import Group, join
+from kshot.errors import ConfigError, LostProcessError
 from kshot.learners.base import Learner
 from kshot.metrics import Interval
 from kshot.tasks.source import TaskSource
 from kshot.training import about
 from kshot.training.callbacks import Callback
+from kshot.training.checkpoint import kept_sentence
 from kshot.training.interrupts import Interrupts
 from kshot.training.loggers import Logger, make_loggers
 from kshot.training.loop import Loop
@@ -144,6 +147,17 @@ class Trainer:
         self.callbacks, self.loggers = list(callbacks), make_loggers(loggers)
         self.optimizer, self.schedule, self.progress = optimizer, schedule, progress
         self._loop: Loop | None = None
+        self.group = Group()
+
+    @contextlib.contextmanager
+    def _explained(self, group: Group) -> Iterator[None]:
+        """Says how to go on where another process is lost."""
+        try:
+            yield
+        except LostProcessError as error:
+            kept = "" if self.out is None else kept_sentence(self.out / "checkpoints")
+            how = f" Start them again, as many as you like, with --resume {self.out}" if kept else ""
+            raise LostProcessError(f"process {group.rank} of {group.size}: {error}. {kept}{how}".strip()) from error
 
     @property
     def step(self) -> int:
@@ -156,8 +170,13 @@ class Trainer:
         return None if self._loop is None else self._loop.lr
 
     def stop(self) -> None:
-        """Ends the training after this step, as if it were the last; for callbacks."""
-        if self._loop is not None:
+        """Ends the training after this step, as if it were the last; for callbacks.
+
+        Of several processes that train together any may ask for it; all end after the step that follows.
+        """
+        if self._loop is not None and self.group.size > 1:
+            self._loop.asked = True
+        elif self._loop is not None:
             self._loop.state.stopped = True
 
     def fit(self) -> TrainResult:
@@ -169,8 +188,15 @@ class Trainer:
             ArtifactError: a checkpoint of another version, or a learner that cannot be saved.
             ConfigError: a resumed run with other settings.
             DivergedError: the loss or the gradient is not finite. The last checkpoint is intact.
+            LostProcessError: one of several processes is gone. The last checkpoint is intact.
             KeyboardInterrupt: Ctrl-C or SIGTERM, after the step was finished and saved.
         """
+        group = self.group = join(self.device)
+        if group.size > self.settings.meta_batch:
+            raise ConfigError(
+                f"a meta-batch of {self.settings.meta_batch} tasks cannot be shared among {group.size} processes: give "
+                "a larger meta_batch, or start fewer processes"
+            )
         limit = self.learner.support_limit(self.source.train.support_size)
         for name in ("train", "val"):
             if name in self.source.splits:
@@ -178,22 +204,34 @@ class Trainer:
         if self.out is not None:
             _ = self.learner.config  # a learner that cannot be saved is told so now, not after an hour
         self.learner.transform = self.source.transform
-        folder = None if self.out is None else RunFolder(self.out, resume=self.resume, overwrite=self.overwrite)
+        opened: list[RunFolder] = []
+
+        def open_folder() -> None:
+            if self.out is not None:
+                opened.append(RunFolder(self.out, resume=self.resume, overwrite=self.overwrite))
+
+        group.first(open_folder)
+        folder = opened[0] if opened else None
+        shown = make_progress(self.progress if group.leads else False, self.settings.steps, self.source.kind)
         with (
             folder or contextlib.nullcontext(),
             # Dropout draws from torch's generator, which is seeded at every step and given back as it was.
             torch.random.fork_rng([self.device] if self.device.type == "cuda" else []),
-            make_progress(self.progress, self.settings.steps, self.source.kind) as shown,
+            shown,
             Interrupts(shown.say) as interrupts,
+            self._explained(group),
         ):
             if limit != self.learner.max_support:
                 self.learner.amend(max_support=limit)
-            loop = self._loop = Loop(self, folder, shown, interrupts)
+            loop = self._loop = Loop(self, folder, shown, interrupts, group)
             loop.begin()
             config = about.resolved_config(self, loop.state.mode)
-            with Recorder(folder, loop.offsets, self.loggers, shown, config, self.step) as recorder:
+            loggers = self.loggers if group.leads else []
+            with Recorder(folder, loop.offsets, loggers, shown, config, self.step) as recorder:
                 loop.run(recorder)
             score = loop.end()
+            if group.size > 1:
+                shown.say(about.communication(group, loop))
         state = loop.state
         result = TrainResult(
             learner=self.learner,

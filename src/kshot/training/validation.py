@@ -8,6 +8,7 @@ import torch
 
 from kshot import engine, metrics
 from kshot.engine import FeatureCache
+from kshot.engine.distributed import Group
 from kshot.engine.fits import check_kind, check_support_size, check_target_size, check_way
 from kshot.errors import UnsupportedError
 from kshot.learners.base import Learner, evaluating
@@ -22,7 +23,14 @@ EXAMPLES_AT_ONCE = 4096
 
 
 def validate(
-    learner: Learner, split: TaskSplit, tasks: int, *, mode: str, seed: int = SEED, chunk: int | None = None
+    learner: Learner,
+    split: TaskSplit,
+    tasks: int,
+    *,
+    mode: str,
+    seed: int = SEED,
+    chunk: int | None = None,
+    group: Group | None = None,
 ) -> Interval:
     """The mean score over tasks of a split, accuracy, mean squared error or bit error, with the learner in eval mode.
 
@@ -32,6 +40,7 @@ def validate(
         tasks: how many.
         mode: of the engine; `"compile"` stands for `"vmap"`: a few validations do not pay for a graph of their own.
         chunk: the most tasks at once.
+        group: processes that share the tasks; all of them get the result.
 
     Returns:
         The mean may be infinite or NaN, where the learner diverges.
@@ -40,15 +49,20 @@ def validate(
     episode = split.support_size + split.query_size + split.unlabeled_size
     size = max(1, min(256, EXAMPLES_AT_ONCE // max(1, episode), chunk or tasks))
     device = next((p.device for p in learner.parameters()), torch.device("cpu"))
-    scores = []
+    group = group or Group()
+    own, scores = group.share(tasks), []
     with evaluating(learner):
         cache = FeatureCache(learner)
-        for first in range(0, tasks, size):
-            count = min(size, tasks - first)
+        for first in range(own.start, own.stop, size):
+            count = min(size, own.stop - first)
             episodes = split.sample(count, seed=seed, first=first, device=None if device.type == "cpu" else device)
             outputs = engine.predict_queries(learner, episodes, mode, cache=cache)
             scores.append(metrics.score(outputs, episodes.query, learner.outputs).cpu())
-    values = torch.cat(scores)
+    values = torch.cat(scores) if scores else torch.zeros(0)
+    if group.size > 1:
+        everyone = torch.zeros(tasks, dtype=torch.float64)
+        everyone[own.start : own.stop] = values
+        values = group.sum(everyone).to(torch.float32)
     if not bool(torch.isfinite(values).all()):
         return Interval(float(values.mean()), math.inf, len(values))
     return metrics.interval(values)
