@@ -325,6 +325,7 @@ def test_a_reproduction_may_be_of_the_network_that_another_one_trains(spec, monk
     content = json.loads(json.dumps(SPEC))
     content |= {"like": "mine", "title": "Another"}
     content["config"]["learner"] = {"name": "protonet", "symmetric": True}
+    content["config"]["data"] = spec.config["data"]
     alike = parse(content, "alike")
     monkeypatch.setattr("kshot.evaluation.reproduction.load", lambda _: spec)
     monkeypatch.setattr("kshot.evaluation.reproduction_spec.load", lambda _: spec)

@@ -134,6 +134,8 @@ class RunConfig(Section):
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, as YAML would have it; keys that say nothing left out."""
         dumped = self.model_dump(mode="json")
+        if not dumped["training"]["recompute"]:  # how much memory a run takes is no part of what it is
+            del dumped["training"]["recompute"]
         dumped["data"] = {key: value for key, value in dumped["data"].items() if value not in (None, {}, False)}
         if dumped["backbone"] is not None:
             idle = {"name": None, "weights": None, "frozen": False}
