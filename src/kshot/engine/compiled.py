@@ -267,28 +267,19 @@ def check_same(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
         raise UnsupportedError(f"inductor (torch {torch.__version__}) computes something else, off by {error:.1e}")
 
 
-def _thin_bmm(a: Tensor, b: Tensor) -> Any:
-    """A batched product of which one side is a vector, as multiplications that are fused with what is around them."""
-    if a.shape[2] == 1:
+def _thin(a: Tensor, b: Tensor) -> Any:
+    """A product, batched or not, of which one side is a vector, as multiplications that are fused with what is around
+    them."""
+    if a.shape[-1] == 1:
         return a * b
-    if b.shape[2] == 1:
-        return (a * b.mT).sum(2, keepdim=True)
-    if a.shape[1] == 1:
-        return (a.mT * b).sum(1, keepdim=True)
+    if b.shape[-1] == 1:
+        return (a * b.mT).sum(-1, keepdim=True)
+    if a.shape[-2] == 1:
+        return (a.mT * b).sum(-2, keepdim=True)
     return NotImplemented
 
 
-def _thin_mm(a: Tensor, b: Tensor) -> Any:
-    if a.shape[1] == 1:
-        return a * b
-    if b.shape[1] == 1:
-        return (a * b.mT).sum(1, keepdim=True)
-    if a.shape[0] == 1:
-        return (a.mT * b).sum(0, keepdim=True)
-    return NotImplemented
-
-
-_THIN: Any = {torch.ops.aten.bmm.default: _thin_bmm, torch.ops.aten.mm.default: _thin_mm}
+_THIN: Any = {torch.ops.aten.bmm.default: _thin, torch.ops.aten.mm.default: _thin}
 
 
 def reason(error: Exception) -> str:

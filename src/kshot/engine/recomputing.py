@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -24,12 +23,13 @@ from torch.utils import _pytree as pytree
 from kshot.engine.calling import Calling
 from kshot.engine.inner import Update, Weights, unroll
 from kshot.episodes import Examples
-from kshot.models.norms import is_single_task, single_task
+from kshot.models.norms import single_task
+from kshot.models.switch import Switch
 
 Loop = tuple[Callable[[int, Weights], Tensor], Weights, Update]
 """The loss at a step, where the weights start, and the update rule."""
 
-_wanted: ContextVar[bool] = ContextVar("recomputing", default=False)
+_wanted = Switch("recomputing")
 
 
 @contextlib.contextmanager
@@ -43,16 +43,13 @@ def recomputing(wanted: bool = True) -> Iterator[None]:
     ...     losses = learner(kshot.tasks.load("sinusoids").train.sample(4, seed=0))
     >>> losses.mean().backward()
     """
-    token = _wanted.set(wanted)
-    try:
+    with _wanted.set(wanted):
         yield
-    finally:
-        _wanted.reset(token)
 
 
 def is_recomputing() -> bool:
     """Whether inner steps are to be computed again."""
-    return _wanted.get()
+    return _wanted.on
 
 
 def unroll_in_segments(
@@ -97,7 +94,7 @@ class _Steps:
         self.names = [name for name, _ in named]
         leaves, self.restore = _apart((support, dict(weights), state))
         tensors = [*(value for _, value in named), *leaves]
-        self.dropout, self.single = _same_draws([t.device for t in tensors]), is_single_task()
+        self.dropout, self.single = _same_draws([t.device for t in tensors]), single_task.on
         made = _Recomputed.apply(self, *tensors)  # type: ignore[no-untyped-call]
         found: tuple[Weights, Any] = self.restore_made(made)
         return found
@@ -118,7 +115,7 @@ class _Steps:
             return self.compute(tuple(next(each) if want else t for t, want in zip(tensors, wanted, strict=True)))
 
         numbers = [t for t, want in zip(tensors, wanted, strict=True) if want]
-        with self.dropout(), single_task(self.single):
+        with self.dropout(), single_task.set(self.single):
             pull = torch.func.vjp(of_numbers, *numbers)[1]
         each = iter(pull(tuple(cotangents)))
         return [next(each) if want else None for want in wanted]

@@ -64,7 +64,7 @@ def map_tasks(
     check_mode(learner, mode)
     arguments = task_arguments(function, episodes)
     if mode == "loop":
-        with single_task():
+        with single_task.set():
             results = [function(*(a[t] for a in arguments)) for t in range(len(episodes))]
         return pytree.tree_map(lambda *values: torch.stack(values), *results)
     if mode == "compile":

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 
 import torch
 from torch import Tensor
 
-_wanted: ContextVar[bool] = ContextVar("channels_last", default=False)
+from kshot.models.switch import Switch
+
+_wanted = Switch("channels last")
 
 
 @contextmanager
@@ -20,16 +21,13 @@ def channels_last() -> Iterator[None]:
     On two cores outer steps took 0.6 to 0.8 of their time (ProtoNet 60-way on Omniglot 0.64, ANIL 0.63, ridge head on
     CIFAR-FS 0.68, relation net 0.79); a ResNet-12 took 1.1 of it, so that leaves them as they are.
     """
-    token = _wanted.set(True)
-    try:
+    with _wanted.set():
         yield
-    finally:
-        _wanted.reset(token)
 
 
 def laid_out(x: Tensor) -> Tensor:
     """Images `[n, C, H, W]` in the layout that is wanted; convolutions hand it on."""
-    if torch.compiler.is_compiling() or not _wanted.get() or x.ndim != 4 or x.device.type != "cpu":
+    if torch.compiler.is_compiling() or not _wanted.on or x.ndim != 4 or x.device.type != "cpu":
         return x
     # A copy rather than `contiguous`: images of one channel lie in both orders at once, and would go on in the other.
     return torch.empty_like(x, memory_format=torch.channels_last).copy_(x)

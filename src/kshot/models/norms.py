@@ -17,8 +17,6 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -27,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kshot.errors import UnsupportedError
+from kshot.models.switch import Switch
 
 NormKind = Literal["batch", "group", "none"]
 
@@ -48,24 +47,10 @@ class Statistics:
     wanted: bool = True
 
 
-_single: ContextVar[bool] = ContextVar("single", default=False)
-
-
-@contextmanager
-def single_task(really: bool = True) -> Iterator[None]:
-    """Within it no `vmap` is under way, so that a norm layer may take torch's fused kernel: with it a MAML step in a
-    loop needs four fifths of the memory. Its second derivative under `vmap` is off by some 0.2 % (torch 2.13, float64,
-    against the same kernel in a loop)."""
-    token = _single.set(really)
-    try:
-        yield
-    finally:
-        _single.reset(token)
-
-
-def is_single_task() -> bool:
-    """Whether a fused kernel may be taken."""
-    return _single.get()
+single_task = Switch("single task")
+"""On where no `vmap` is under way, so that a norm layer may take torch's fused kernel: with it a MAML step in a loop
+needs four fifths of the memory. Its second derivative under `vmap` is off by some 0.2 % (torch 2.13, float64, against
+the same kernel in a loop)."""
 
 
 class TaskBatchNorm(nn.Module):
@@ -102,7 +87,7 @@ class TaskBatchNorm(nn.Module):
         if statistics.given is not None:
             own = statistics.given[self.path]
             return self._normalise(x, own["mean"], own["var"])
-        if statistics.mask is None and not statistics.wanted and _single.get():
+        if statistics.mask is None and not statistics.wanted and single_task.on:
             return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
         if statistics.mask is None:
             var, mean = torch.var_mean(x, [0, *range(2, x.ndim)], correction=0)

@@ -21,7 +21,8 @@ from kshot.errors import ArtifactError, ConfigError, DivergedError, KshotError, 
 from kshot.learners.base import Learner
 from kshot.models import norms
 
-_HALF = 2**20
+_BLOCK = 2**20
+"""Examples of the larger of two numbers that a count is told as: float32 is exact up to 2^24."""
 
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -160,8 +161,7 @@ class OuterStep:
         trained = [p for p in self.parameters if p.requires_grad]
         pending = list(norms.pending(self.learner))
         reached = [0.0 if p.grad is None else 1.0 for p in trained]
-        # Counts of examples are exact in float32 up to 2^24; two numbers of 2^20 each hold any.
-        numbers = [loss, float(examples % _HALF), float(examples // _HALF), float(stop), float(interrupt)]
+        numbers = [loss, float(examples % _BLOCK), float(examples // _BLOCK), float(stop), float(interrupt)]
         numbers += reached
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
         tensors = [*gradients, *pending, torch.tensor(numbers, device=self.device)]
@@ -173,7 +173,7 @@ class OuterStep:
         numbers = next(parts).tolist()
         for parameter, gradient, there in zip(trained, found, numbers[5:], strict=True):
             parameter.grad = gradient.view_as(parameter).to(parameter.dtype) if there else None
-        return numbers[0], round(numbers[1] + numbers[2] * _HALF), numbers[3] > 0, numbers[4] > 0
+        return numbers[0], round(numbers[1] + numbers[2] * _BLOCK), numbers[3] > 0, numbers[4] > 0
 
     def _move(self) -> float:
         """Clips the gradient and takes the optimizer's step; returns the gradient's norm."""

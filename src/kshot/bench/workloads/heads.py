@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -125,16 +127,8 @@ def heads() -> list[tuple[str, Callable[[], Workload]]]:
     """The workloads of heads, by name."""
     made: list[tuple[str, Callable[[], Workload]]] = []
 
-    def of(
-        name: str,
-        title: str,
-        make: Callable[[], Learner],
-        shot: int,
-        tasks: int,
-        ratio: float,
-        loss: Loss | None = None,
-    ) -> None:
-        made.append((name, lambda: Heads(name, f"{title} on given features", make, shot, tasks, ratio, loss)))
+    def of(name: str, title: str, *how: Any) -> None:
+        made.append((name, functools.partial(Heads, name, f"{title} on given features", *how)))
 
     for shot in (1, 5):
         of(f"prototypes-{shot}s", "Prototypes", lambda: ProtoNet(Scaling(SIZE)), shot, 64, 10, _prototypes)
