@@ -12,6 +12,7 @@ from torch import Tensor
 from kshot.datasets.augment import Augmentation
 from kshot.datasets.pool import Pool
 from kshot.datasets.transform import ImageTransform, Transform
+from kshot.tasks.transfer import sent
 
 _SERIAL = 32_768
 """The most elements that torch works on without starting threads (its grain size); they fit into a cache, too."""
@@ -66,7 +67,9 @@ class Gatherer:
             stored = torch.cat([stored[:0], *(change(stored[part], real[part]) for part in parts)])
         if device is not None and torch.device(device).type != "cpu":
             inputs = torch.zeros(shape, device=device)
-            return inputs.index_copy_(0, torch.from_numpy(real).to(device), self.transform.normalise(stored.to(device)))
+            return inputs.index_copy_(
+                0, sent(torch.from_numpy(real), device), self.transform.normalise(sent(stored, device))
+            )
         if len(real) == len(identity) and isinstance(self.transform, ImageTransform):
             return self._normalised(stored, chunk)
         filled = np.zeros(shape, np.float32)  # the system's zeros: padding costs nothing until it is read

@@ -20,6 +20,7 @@ from kshot.episodes import Episodes, Examples, Unlabeled
 from kshot.errors import DataError, TooFewClassesError, TooFewExamplesError
 from kshot.tasks.gather import Change, Gatherer, views
 from kshot.tasks.split import Classes, TaskSplit
+from kshot.tasks.transfer import sent
 from kshot.tasks.unlabeled import Ints, Unlabelling
 
 Keys = NDArray[np.uint64]
@@ -224,8 +225,7 @@ class PoolTasks(TaskSplit):
         )
 
         def put(array: NDArray[Any]) -> Tensor:
-            tensor = torch.from_numpy(array)
-            return tensor if device is None else tensor.to(device)
+            return sent(torch.from_numpy(array), device)
 
         has, every = put(present), bool(present.all())
 

@@ -15,6 +15,7 @@ from kshot.errors import ConfigError, suggest
 from kshot.tasks.functions import FAMILIES, Family, Keys, family_options
 from kshot.tasks.options import whole_number
 from kshot.tasks.split import TaskSplit
+from kshot.tasks.transfer import sent
 
 INPUT, FUNCTION, NOISE = (randomness.stream(f"tasks/functions/{name}") for name in ("input", "function", "noise"))
 
@@ -105,6 +106,6 @@ def check_family_options(family: type[Family], options: dict[str, Any]) -> None:
 
 
 def _examples(x: NDArray[np.float64], y: NDArray[np.float64], device: torch.device | str | None) -> Examples:
-    inputs, targets = (torch.from_numpy(a.astype(np.float32)).unsqueeze(-1).to(device or "cpu") for a in (x, y))
+    inputs, targets = (sent(torch.from_numpy(a.astype(np.float32)).unsqueeze(-1), device) for a in (x, y))
     mask = torch.ones(x.shape, dtype=torch.bool, device=device)
     return Examples(inputs, targets, mask, mask.new_zeros(len(x), 0), padded=False)

@@ -13,6 +13,7 @@ from kshot.episodes import Episodes, Examples
 from kshot.errors import ConfigError, suggest
 from kshot.tasks.sequences import SEQUENCES, Keys, Sequences, sequence_options
 from kshot.tasks.split import TaskSplit
+from kshot.tasks.transfer import sent
 
 
 class SequenceTasks(TaskSplit):
@@ -80,6 +81,6 @@ def check_sequence_options(family: type[Sequences], options: dict[str, Any]) -> 
 def _examples(
     x: NDArray[np.float32], y: NDArray[np.float32], real: NDArray[np.int64], device: torch.device | str | None
 ) -> Examples:
-    inputs, targets = (torch.from_numpy(a).to(device or "cpu") for a in (x, y))
-    mask = torch.from_numpy(np.arange(x.shape[1]) < real[:, None]).to(device or "cpu")
+    inputs, targets = (sent(torch.from_numpy(a), device) for a in (x, y))
+    mask = sent(torch.from_numpy(np.arange(x.shape[1]) < real[:, None]), device)
     return Examples(inputs, targets, mask, mask.new_zeros(len(x), 0), padded=bool((real < x.shape[1]).any()))

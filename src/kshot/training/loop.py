@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,7 @@ from kshot.episodes import Episodes
 from kshot.errors import DivergedError, RunError
 from kshot.learners.base import Learner
 from kshot.metrics import Interval
+from kshot.tasks.prefetch import prefetched
 from kshot.tasks.split import TaskSplit
 from kshot.training import about
 from kshot.training import checkpoint as checkpoints
@@ -103,9 +106,9 @@ class Loop:
 
     def run(self, recorder: Recorder) -> None:
         """The outer steps that are left."""
-        settings, state, callbacks = self.settings, self.state, self.trainer.callbacks
+        state = self.state
         self.recorder = recorder
-        for callback in callbacks:
+        for callback in self.trainer.callbacks:
             callback.on_start(self.trainer)
         if self._saved < 0:
             self._save()  # the initial weights: a run that dies before its next checkpoint begins from the same ones
@@ -118,7 +121,13 @@ class Loop:
         if state.stopped:
             self.progress.say(f"the run was ended early, at step {state.step}: there is nothing left to do")
             return
-        for parts in self._batches(state.step):
+        with contextlib.closing(self._batches(state.step)) as batches:
+            self._steps(batches)
+
+    def _steps(self, batches: Iterator[Iterable[Episodes]]) -> None:
+        settings, state, callbacks = self.settings, self.state, self.trainer.callbacks
+        assert self.outer is not None
+        for parts in batches:
             began = time.perf_counter()
             # Processes draw dropout apart; the first as one alone does.
             apart = () if self.group.leads else (self.group.rank,)
@@ -237,7 +246,7 @@ class Loop:
             outer.load_state_dict(loaded.trees)
         return outer
 
-    def _batches(self, start: int) -> Iterator[Iterable[Episodes]]:
+    def _batches(self, start: int) -> Generator[Iterable[Episodes]]:
         """For each step its meta-batches, one after another; each has task numbers of its own."""
         s = self.settings
         own = self.group.share(s.meta_batch)
@@ -252,7 +261,10 @@ class Loop:
             )
             for i in range(s.accumulate)
         ]
-        return ((next(part) for part in parts) for _ in range(s.steps - start))
+        every = (next(part) for _ in range(s.steps - start) for part in parts)
+        with contextlib.closing(prefetched(every, device_type=self.device.type)) as ready:
+            for _ in range(s.steps - start):
+                yield itertools.islice(ready, s.accumulate)
 
     def _count(self, done: StepResult, seconds: float) -> None:
         state, window = self.state, self.state.window
