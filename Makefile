@@ -52,5 +52,5 @@ clean: ## back to a fresh clone; runs/ stays
 	@touch $@
 
 .venv/dev: .venv/runtime
-	@$(INSTALL) --no-build-isolation -e '.[dev,docs,track,serve,bench]'
+	@$(INSTALL) --no-build-isolation -e '.[dev,docs,track,serve,bench,sweep]'
 	@touch $@

@@ -119,3 +119,12 @@ def real_data() -> Path:
     if os.environ.get("KSHOT_REQUIRE_DATA") == "1":
         pytest.fail(problem)
     pytest.skip(problem)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The address of a PostgreSQL of the tests' own."""
+    from postgres import cluster
+
+    with cluster() as url:
+        yield url

@@ -5,7 +5,6 @@ KSHOT_KILLS=50 makes as many kills of each database as the documentation speaks 
 
 from __future__ import annotations
 
-import itertools
 import os
 import random
 import signal
@@ -19,8 +18,6 @@ import pytest
 from test_serving import pid_of, serving, task
 
 KILLS = int(os.environ.get("KSHOT_KILLS", "2"))
-
-_names = itertools.count()
 
 
 class Writers:
@@ -93,13 +90,9 @@ def whole(http: httpx.Client, said: dict[str, tuple[int, int]], last: Iterable[s
 def database(request: Any) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{Path.cwd()}/kshot.db"
-    import psycopg
+    from postgres import new_database
 
-    base: str = request.getfixturevalue("postgres")
-    name = f"kills_{next(_names)}"
-    with psycopg.connect(base, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    return base.replace("/postgres?", f"/{name}?")
+    return new_database(request.getfixturevalue("postgres"))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")

@@ -17,7 +17,7 @@ from kshot.cli.app import app
 
 COMMANDS = [
     *("train", "evaluate", "compare", "adapt", "predict", "report", "reproduce"),
-    *("quickstart", "doctor", "init", "pipeline", "serve", "promote", "bench"),
+    *("quickstart", "doctor", "init", "pipeline", "serve", "promote", "bench", "sweep"),
 ]
 
 

@@ -1,26 +1,17 @@
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from postgres import cluster
 from serving_toys import Letters, Server
 
 from kshot.serving.calibration import calibration_of
 from kshot.serving.served import ServedModel
 from kshot.serving.store.database import Database
 from kshot.serving.store.migrate import migrate
-
-_numbers = itertools.count()
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    with cluster() as url:
-        yield url
+from postgres import new_database
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -28,13 +19,7 @@ def url(request: Any, tmp_path: Path) -> str:
     """An empty database, of either kind."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/kshot.db"
-    import psycopg
-
-    base: str = request.getfixturevalue("postgres")
-    name = f"test_{next(_numbers)}"
-    with psycopg.connect(base, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    return base.replace("/postgres?", f"/{name}?")
+    return new_database(request.getfixturevalue("postgres"))
 
 
 @pytest.fixture(scope="session")

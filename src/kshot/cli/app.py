@@ -22,6 +22,7 @@ from kshot.cli import (
     report,
     reproduce,
     serve,
+    sweep,
     tasks,
     train,
 )
@@ -52,6 +53,7 @@ for module in (
     train,
     evaluate,
     compare,
+    sweep,
     bench,
     adapt,
     predict,

@@ -81,8 +81,8 @@ def settings_of(context: Context) -> dict[str, Any]:
     Raises:
         ConfigError: a setting that there is not, or that the project says itself.
     """
+    from kshot.databases import address
     from kshot.serving.settings import load_settings
-    from kshot.serving.store.database import address
 
     asked, place = context.project.deploy, (context.out / PLACE).absolute()
     if own := {"models", "database"} & set(asked.settings):

@@ -19,6 +19,9 @@ from kshot.cli.output import Output
 EXAMPLES = examples("kshot doctor", "kshot doctor --json")
 
 EXTRAS = {
+    "serve": ("fastapi", "uvicorn", "sqlalchemy", "psycopg"),
+    "bench": ("higher", "torchopt", "jax"),
+    "sweep": ("optuna",),
     "track": ("tensorboard", "wandb", "mlflow"),
     "docs": ("mkdocs", "mkdocstrings"),
     "dev": ("pytest", "hypothesis", "ruff", "mypy"),

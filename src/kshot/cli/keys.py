@@ -207,8 +207,9 @@ def rotate(
 @contextmanager
 def _database(url: str | None, settings: Path | None, *, new: bool = False) -> Iterator[Database]:
     """The server's database; with `new` also one that there is not yet."""
+    from kshot.databases import address
     from kshot.serving.settings import load_settings
-    from kshot.serving.store.database import Database, address
+    from kshot.serving.store.database import Database
     from kshot.serving.store.migrate import migrate
 
     asked = load_settings(settings, {"database": url}).database

@@ -55,17 +55,17 @@ def figure(comparison: Comparison) -> Figure:
     adapting.set_xlabel("milliseconds of an adaptation", fontsize=8)
     memory.set_xlabel("megabytes at the peak of an outer step", fontsize=8)
     for axes in (adapting, memory):
-        _logarithmic(axes, "x")
+        logarithmic(axes, "x")
         axes.set_ylabel(f"{title(comparison.metric)} on test tasks", fontsize=8)
     if comparison.metric != "accuracy":
         for axes in (training, adapting, memory):
-            _logarithmic(axes, "y")  # errors differ by factors
+            logarithmic(axes, "y")  # errors differ by factors
     handles = training.get_legend_handles_labels()
     made.legend(*handles, loc="outside right upper", ncols=columns, fontsize=7, frameon=False)
     return made
 
 
-def _logarithmic(axes: Any, which: str) -> None:
+def logarithmic(axes: Any, which: str) -> None:
     """A logarithmic axis with plain numbers on it."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 

@@ -13,6 +13,8 @@ def show(value: Interval, metric: str, *, sign: bool = False) -> str:
 
     >>> show(Interval(0.98194, 0.00123, 1000), "accuracy"), show(Interval(0.6713, 0.0214, 600), "mse")
     ('98.19 ± 0.12', '0.671 ± 0.021')
+    >>> show(Interval(5.1e14, 1e15, 400), "mse")
+    '5.10e+14 ± 1.00e+15'
     """
     plus = "+" if sign else ""
     return format(value, f"{plus}.2%") if metric in PERCENT else _plain(value, plus)
@@ -61,6 +63,8 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _plain(value: Interval, plus: str) -> str:
+    if abs(value.mean) >= 1e6 or not math.isfinite(value.mean):
+        return format(value, f"{plus}.2e")
     digits = 3 if abs(value.mean) < 10 else 2
     return format(value, f"{plus}.{digits}f")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
@@ -32,6 +32,7 @@ Int = Annotated[int, BeforeValidator(_no_flag)]
 Float = Annotated[float, BeforeValidator(_no_flag)]
 Choice = Annotated[Any, BeforeValidator(_name_or_options)]
 Options = dict[str, Any]
+Checked = TypeVar("Checked", bound=BaseModel)
 
 
 class Section(BaseModel):
@@ -145,18 +146,24 @@ class RunConfig(Section):
 
 
 def validate(content: Mapping[str, Any], where: str) -> RunConfig:
-    """Checks the keys and types of a configuration.
+    """Checks the keys and types of a run's configuration; see `validated`."""
+    return validated(RunConfig, content, where)
+
+
+def validated(model: type[Checked], content: Mapping[str, Any], where: str) -> Checked:
+    """Checks keys and types.
 
     Args:
+        model: what they should be.
         where: the file, to begin an error with.
 
     Raises:
         ConfigError: unknown keys, with the nearest right name; missing ones; values of the wrong type.
     """
     try:
-        return RunConfig.model_validate(dict(content))
+        return model.model_validate(dict(content))
     except ValidationError as error:
-        problems = [_in_words(problem, RunConfig) for problem in error.errors()]
+        problems = [_in_words(problem, model) for problem in error.errors()]
         raise ConfigError(f"{where}: {'; '.join(dict.fromkeys(problems))}") from error
 
 
@@ -188,6 +195,8 @@ def _in_words(problem: Any, model: type[BaseModel]) -> str:
             "learner.name": "protonet",
             "data": "{name: omniglot, way: 5, shot: 1}",
             "data.name": "omniglot",
+            "base": "omniglot-maml",
+            "space": "{learner.inner_lr: {low: 0.01, high: 1.0, log: true}}",
         }
         return f"the key {name} is missing. For example: {path[-1]}: {examples.get(name, '...')}"
     return f"{name}: expected {_wanted(problem)}, got {problem['input']!r}"

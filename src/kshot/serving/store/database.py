@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import DBAPIError, OperationalError
 
-from kshot.errors import ConfigError, RunError
+from kshot.databases import address
+from kshot.errors import RunError
 
 T = TypeVar("T")
 
@@ -208,26 +209,6 @@ def _resolve(future: Future[Any], value: Any, problem: Exception | None) -> None
         future.set_result(value)
     else:
         future.set_exception(problem)
-
-
-def address(url: str) -> URL:
-    """A database's address, with the driver that it is reached by.
-
-    Raises:
-        ConfigError: it is none, or none of a database that the server runs on.
-    """
-    try:
-        parsed = make_url(url)
-        backend = parsed.get_backend_name()
-        parsed.get_dialect()
-    except (ArgumentError, NoSuchModuleError) as error:
-        raise ConfigError(f"expected a database's address such as sqlite:///kshot.db, got {url!r}") from error
-    if backend not in ("sqlite", "postgresql"):
-        raise ConfigError(
-            f"expected a database of SQLite or PostgreSQL, got {url!r}: say sqlite:///kshot.db, or "
-            "postgresql+psycopg://user@host/name"
-        )
-    return parsed.set(drivername="postgresql+psycopg") if backend == "postgresql" else parsed
 
 
 def _engine(url: sa.URL) -> Engine:

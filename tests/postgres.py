@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pwd
 import shutil
@@ -11,7 +12,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
+
+_numbers = itertools.count()
 
 
 def binaries() -> Path | None:
@@ -59,3 +63,11 @@ def cluster() -> Iterator[str]:
             run("pg_ctl", "-D", str(home / "data"), "-w", "-m", "immediate", "stop")
     finally:
         shutil.rmtree(home, ignore_errors=True)
+
+
+def new_database(base: str) -> str:
+    """The address of an empty database in a cluster."""
+    name = f"test_{next(_numbers)}"
+    with psycopg.connect(base, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return base.replace("/postgres?", f"/{name}?")
