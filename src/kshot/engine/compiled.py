@@ -25,6 +25,7 @@ from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from kshot.engine.calling import Calling
+from kshot.engine.transposes import without_transposes
 from kshot.errors import UnsupportedError
 
 _backend = "inductor"
@@ -226,7 +227,7 @@ class Compiled:
             detached = [t.detach() for t in inputs]
             function = outputs if cotangents is None else joint
             traced = make_fx(function, decomposition_table=_THIN, tracing_mode="fake")(*detached)
-        return traced, found, detached
+        return without_transposes(traced), found, detached
 
 
 def compile_graph(traced: torch.fx.GraphModule, graph: Graph, inputs: list[Tensor]) -> Graph:
