@@ -23,8 +23,7 @@ from torch.utils import _pytree as pytree
 from kshot.engine.calling import Calling
 from kshot.engine.inner import Update, Weights, unroll
 from kshot.episodes import Examples
-from kshot.models.norms import single_task
-from kshot.models.switch import Switch
+from kshot.models.switch import Switch, single_task
 
 Loop = tuple[Callable[[int, Weights], Tensor], Weights, Update]
 """The loss at a step, where the weights start, and the update rule."""

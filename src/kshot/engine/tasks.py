@@ -25,7 +25,7 @@ from kshot.engine.hooks import Hooks, as_module
 from kshot.engine.lengths import few_lengths, trimmed
 from kshot.episodes import Episodes, Examples
 from kshot.errors import UnsupportedError, suggest
-from kshot.models.norms import single_task
+from kshot.models.switch import single_task
 
 MODES = ("loop", "vmap", "compile", "native")
 

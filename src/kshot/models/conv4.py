@@ -50,8 +50,9 @@ class Conv4(Backbone):
                     # The norm's own shift makes the convolution's bias idle.
                     nn.Conv2d(in_channels if i == 0 else channels, channels, 3, padding=1, bias=norm == "none"),
                     make_norm(norm, channels),
-                    nn.ReLU(),
+                    # Maxima of rectified numbers are rectified maxima, of which there are a quarter as many.
                     *([MaxPool2d(2)] if i < pools else []),
+                    nn.ReLU(),
                 )
             )
         self.blocks = Sequential(*blocks)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kshot.errors import UnsupportedError
-from kshot.models.switch import Switch
+from kshot.models.switch import single_task
 
 NormKind = Literal["batch", "group", "none"]
 
@@ -45,12 +45,6 @@ class Statistics:
     given: dict[str, dict[str, Tensor]] | None = None
     collected: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     wanted: bool = True
-
-
-single_task = Switch("single task")
-"""On where no `vmap` is under way, so that a norm layer may take torch's fused kernel: with it a MAML step in a loop
-needs four fifths of the memory. Its second derivative under `vmap` is off by some 0.2 % (torch 2.13, float64, against
-the same kernel in a loop)."""
 
 
 class TaskBatchNorm(nn.Module):
@@ -88,6 +82,8 @@ class TaskBatchNorm(nn.Module):
             own = statistics.given[self.path]
             return self._normalise(x, own["mean"], own["var"])
         if statistics.mask is None and not statistics.wanted and single_task.on:
+            # With it a MAML step in a loop needs four fifths of the memory. Its second derivative under `vmap` is off
+            # by some 0.2 % (torch 2.13, float64, against the same kernel in a loop).
             return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
         if statistics.mask is None:
             var, mean = torch.var_mean(x, [0, *range(2, x.ndim)], correction=0)

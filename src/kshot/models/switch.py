@@ -35,3 +35,8 @@ class Switch:
             yield
         finally:
             self._value.reset(token)
+
+
+single_task = Switch("single task")
+"""On where tasks take turns and no `vmap` is under way: layers may take kernels and memory formats that it does not
+know."""

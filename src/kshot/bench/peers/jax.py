@@ -1,4 +1,4 @@
-"""MAML in JAX: `jit` of the gradient of the mean over `vmap`, Adam inside of it."""
+"""MAML in JAX: `jit` of the gradient of the mean over tasks, Adam inside of it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,13 @@ from kshot.bench.peers.problem import OUTER_LR, MamlProblem
 from kshot.bench.workload import Answers, Contender
 
 
-def contender(problem: MamlProblem) -> Contender:
-    """JAX on the same tasks, which lie in its own arrays before anything is timed."""
+def contender(problem: MamlProblem, *, in_turn: bool = False) -> Contender:
+    """JAX on the same tasks, which lie in its own arrays before anything is timed.
+
+    Args:
+        in_turn: tasks one after another (`lax.map`) rather than at once (`vmap`): what convolutions whose weights are
+            each task's own want on a CPU.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -34,7 +39,10 @@ def contender(problem: MamlProblem) -> Contender:
         return loss(fast, query_x, query_y)
 
     def mean(weights: Any, batch: Any) -> Any:
-        losses = jax.vmap(task, in_axes=(None, 0, 0, 0, 0))(weights, *batch)
+        if in_turn:
+            losses = jax.lax.map(lambda one: task(weights, *one), batch)
+        else:
+            losses = jax.vmap(task, in_axes=(None, 0, 0, 0, 0))(weights, *batch)
         return losses.mean(), losses
 
     gradient: Callable[..., Any] = jax.jit(jax.grad(mean, has_aux=True))
@@ -68,4 +76,4 @@ def contender(problem: MamlProblem) -> Contender:
         vector = torch.cat([torch.tensor(jax.device_get(g)).flatten() for g in gradients])
         return {"losses": torch.tensor(jax.device_get(losses)), "meta-gradient": vector}
 
-    return Contender("jax", step, answers, wait=lambda: wait(state))
+    return Contender("jax, in turn" if in_turn else "jax", step, answers, wait=lambda: wait(state))

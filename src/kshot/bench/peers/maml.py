@@ -16,8 +16,12 @@ from kshot.bench.workload import Contender, Missing
 INSTALL = "pip install 'kshot[bench]'"
 
 
-def peers(problem: MamlProblem) -> Iterator[Contender | Missing]:
-    """The contenders that are not kshot."""
+def peers(problem: MamlProblem, *, in_turn: bool = False) -> Iterator[Contender | Missing]:
+    """The contenders that are not kshot.
+
+    Args:
+        in_turn: JAX twice, with tasks at once and in turn.
+    """
     yield outer_loop(PlainLoop(problem), problem)
     for peer in (Higher, TorchOpt):
         if importlib.util.find_spec(peer.name) is None:
@@ -32,3 +36,5 @@ def peers(problem: MamlProblem) -> Iterator[Contender | Missing]:
         yield Missing("jax", f"not installed: {INSTALL}")
     else:
         yield jax.contender(problem)
+        if in_turn:
+            yield jax.contender(problem, in_turn=True)
