@@ -67,6 +67,16 @@ def rows(result: Result) -> tuple[list[str], list[list[str]]]:
     return ["contender", f"{result['unit']}/s", "slowest to fastest round", f"times {reference}", *columns], body
 
 
+def missed(result: Result, share: float) -> list[str]:
+    """Lines of the goals of which less than a share was reached."""
+    far = [
+        goal
+        for goal in result["goals"]
+        if (goal["ratio"] / goal["reached"] if goal["what"] == "memory" else goal["reached"] / goal["ratio"]) < share
+    ]
+    return goals({**result, "goals": far})
+
+
 def goals(result: Result) -> list[str]:
     """A line for each goal: reached or short."""
     lines = []

@@ -84,7 +84,9 @@ def compare_all(workload: Workload, present: dict[str, Contender], say: Callable
     for name, contender in present.items():
         if contender.answers is not None and contender is not reference:
             say(f"{workload.name}: {name}")
-            found[name] = compare(name, contender.answers(), reference.name, expected, contender.tolerance)
+            found[name] = compare(
+                name, contender.answers(), reference.name, expected, max(contender.tolerance, workload.tolerance)
+            )
     return found
 
 

@@ -93,6 +93,7 @@ class Workload(abc.ABC):
         amount: how many of them a step does.
         reference: the contender whose answers the others' are compared with.
         goals: what is to be shown.
+        tolerance: relative difference of any contender that is no mistake, where rounding alone makes a large one.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Workload(abc.ABC):
     amount: float = 1
     reference: str = "plain loop"
     goals: tuple[Goal, ...] = ()
+    tolerance: float = 0.0
 
     @abc.abstractmethod
     def contenders(self) -> Iterator[Contender | Missing]:

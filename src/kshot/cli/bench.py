@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from kshot.cli.options import Json, examples
 from kshot.cli.output import Output
-from kshot.errors import ConfigError, suggest
+from kshot.errors import ConfigError, UnsupportedError, suggest
 
 EXAMPLES = examples(
     "kshot bench                                         # what there is",
@@ -35,6 +35,10 @@ def command(
     out: Annotated[
         Path | None, typer.Option(help="Folder to keep results in, NAME.json and a plot.", show_default=False)
     ] = None,
+    require: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Fail where less than this share of a goal is reached: 0.5.", show_default=False),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure kshot against its peers: the same work in the same run, its answers compared before anything is timed.
@@ -57,7 +61,9 @@ def command(
             output.table(["name", "what"], [[name, make().title] for name, make in known.items()])
             output.result([{"name": name, "title": make().title} for name, make in known.items()])
             return
-        _measure(output, list(names or known), table, only, rounds, seconds, threads, out)
+        results = _measure(output, list(names or known), table, only, rounds, seconds, threads, out)
+        if require is not None:
+            _check(results, require)
 
 
 def _measure(
@@ -69,7 +75,7 @@ def _measure(
     seconds: float,
     threads: int | None,
     out: Path | None,
-) -> None:
+) -> dict[str, Any]:
     import torch
 
     from kshot.artifacts import check_place
@@ -90,8 +96,14 @@ def _measure(
             f"{machine['cpu']}, {machine['threads']} threads: a matrix product reaches {ceilings.flops / 1e9:.0f} "
             f"GFLOP/s, a copy {ceilings.bytes / 1e9:.0f} GB/s"
         )
+        failed = []
         for name in wanted:
-            found = run(workloads()[name](), ceilings, rounds=rounds, seconds=seconds, only=only, say=output.say)
+            try:
+                found = run(workloads()[name](), ceilings, rounds=rounds, seconds=seconds, only=only, say=output.say)
+            except UnsupportedError as error:  # the others are worth having
+                failed.append(f"{name}: {error}")
+                output.say(failed[-1])
+                continue
             results[name] = {**found, "machine": machine, "rounds": rounds}
             if out is not None:
                 report.save(results[name], out, name)
@@ -100,15 +112,27 @@ def _measure(
             kept = report.load(out, list(workloads()))
             (out / "bench.png").write_bytes(report.picture(kept))
             output.say(f"kept in {out}, the plot of all that is there in {out / 'bench.png'}")
+        if failed:
+            raise UnsupportedError("; ".join(failed))
     else:
         for name, result in results.items():
             _print(output, name, result)
         if not results:
             output.say(f"there are no results in {out}")
     output.result(results)
+    return results
 
 
-def _print(output: Output, name: str, result: dict[str, object]) -> None:
+def _check(results: dict[str, Any], share: float) -> None:
+    """Raises UnsupportedError where a goal is missed by more than a share of it."""
+    from kshot.bench import report
+
+    missed = [f"{name}: {line}" for name, result in results.items() for line in report.missed(result, share)]
+    if missed:
+        raise UnsupportedError(f"less than {share:g} of what was asked: {'; '.join(missed)}")
+
+
+def _print(output: Output, name: str, result: dict[str, Any]) -> None:
     from kshot.bench import report
 
     output.say()

@@ -18,7 +18,8 @@ from kshot.randomness import seeded
 
 QUERY, INNER_LR = 15, 0.4
 KINKS = 2e-2
-"""Relative difference of two gradients through many steps in float32, whose rounding moves maxima of the pooling."""
+"""Relative difference of two gradients in float32, whose rounding moves maxima of the pooling: 3e-3 between JAX and the
+plain loop at 20-way 5-shot, 9e-5 at 5-way 1-shot."""
 
 
 class Conv4Maml(Workload):
@@ -27,6 +28,7 @@ class Conv4Maml(Workload):
     def __init__(self, way: int, shot: int, meta_batch: int) -> None:
         self.name, self.way, self.shot, self.amount = f"conv4-maml-{way}w{shot}s", way, shot, meta_batch
         self.title = f"MAML on pictures of Omniglot's size, Conv-4, {way}-way {shot}-shot, 1 inner step"
+        self.tolerance = KINKS if way == 20 else 0.0
         self.goals = (
             Goal(("kshot loop", "kshot vmap", "kshot compile"), ("plain loop",), 1.2),
             Goal(("kshot loop bf16", "kshot vmap bf16"), ("plain loop",), 1.5),
@@ -68,6 +70,7 @@ class ManySteps(Workload):
         Goal(("kshot loop, recomputing",), ("plain loop",), 0.4, what="memory"),
         Goal(("kshot loop, recomputing",), ("plain loop",), 1 / 1.5),
     )
+    tolerance = KINKS
 
     def contenders(self) -> Iterator[Contender | Missing]:
         batches = [random_episodes(1, 5, 1, QUERY, pictures.SHAPE)]
@@ -79,9 +82,9 @@ class ManySteps(Workload):
         for peer in peers(problem):
             if peer.name != "jax":  # minutes of compiling, and its memory is not torch's to be measured
                 yield peer
-        yield kshot_maml.contender(self._learner, batches, "loop", tolerance=KINKS)
+        yield kshot_maml.contender(self._learner, batches, "loop")
         name = "kshot loop, recomputing"
-        yield kshot_maml.contender(self._learner, batches, "loop", recompute=True, name=name, tolerance=KINKS)
+        yield kshot_maml.contender(self._learner, batches, "loop", recompute=True, name=name)
 
     def _learner(self) -> MAML:
         with seeded(0):
