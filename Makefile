@@ -5,7 +5,7 @@ BIN := .venv/bin
 # of CUDA packages, also where a CPU build of the pinned version is at hand.
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart test check docs format venv constraints clean
+.PHONY: quickstart test guard check docs format venv constraints clean
 .DELETE_ON_ERROR:
 
 quickstart: .venv/runtime ## watch a model learn to learn: train, compare, adapt from files, predict
@@ -20,6 +20,9 @@ check: .venv/dev ## style, types, layers, documentation
 	$(BIN)/mypy --no-error-summary
 	$(BIN)/lint-imports --no-logo > .venv/layers.txt || { cat .venv/layers.txt; exit 1; }
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q --strict
+
+guard: .venv/dev ## speed: ratios to peers in one run; fails where less than half of what is asked is left
+	@$(BIN)/kshot bench sinusoid-1 sinusoid-5 prototypes-1s anil-head-1s sampling evaluation-1000 --rounds 5 --seconds 0.4 --require 0.5
 
 docs: .venv/dev ## the documentation, in site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q --strict

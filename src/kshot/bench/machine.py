@@ -28,28 +28,36 @@ class Ceilings:
         return asdict(self)
 
 
-def measure_ceilings(size: int = 1024, seconds: float = 0.5) -> Ceilings:
+def measure_ceilings(size: int = 1024, seconds: float = 0.5, device: torch.device | str = "cpu") -> Ceilings:
     """The best of some repetitions: a ceiling is what is possible, not what is usual."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    out = torch.empty(size, size)
-    flops = 2 * size**3 / _best(lambda: torch.mm(a, b, out=out), seconds)
-    source = torch.randn(32 * 2**20)  # 128 MiB, beyond any cache
+    device = torch.device(device)
+    size *= 8 if device.type == "cuda" else 1
+    a, b = (torch.randn(size, size, device=device) for _ in range(2))
+    out = torch.empty_like(a)
+    flops = 2 * size**3 / _best(lambda: torch.mm(a, b, out=out), seconds, device)
+    source = torch.randn(32 * 2**20, device=device)  # 128 MiB, beyond any cache
     target = torch.empty_like(source)
     moved = 2 * source.numel() * source.element_size()
-    return Ceilings(flops, moved / _best(lambda: target.copy_(source), seconds))
+    return Ceilings(flops, moved / _best(lambda: target.copy_(source), seconds, device))
 
 
-def describe() -> dict[str, Any]:
+def describe(device: torch.device | str = "cpu") -> dict[str, Any]:
     """The machine and the versions, JSON-able, without the host's name."""
-    found = environment(torch.device("cpu"))
-    return {key: found[key] for key in ("kshot", "python", "packages", "platform", "cpu", "cores", "threads", "commit")}
+    found = environment(torch.device(device))
+    keys = ("kshot", "python", "packages", "platform", "cpu", "cores", "threads", "commit", "gpu")
+    return {key: found[key] for key in keys if key in found}
 
 
-def _best(work: Callable[[], object], seconds: float) -> float:
-    work()
+def _best(work: Callable[[], object], seconds: float, device: torch.device) -> float:
+    def finished() -> None:
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    finished()
     best, end = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < end:
         began = time.perf_counter()
-        work()
+        finished()
         best = min(best, time.perf_counter() - began)
     return best

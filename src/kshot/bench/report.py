@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,11 @@ def save(result: Result, folder: Path, name: str) -> Path:
     path = folder / f"{name}.json"
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return path
+
+
+def names(workloads: Iterable[str]) -> list[str]:
+    """What results of workloads are called: those of a CPU, and those of a GPU."""
+    return [key for name in workloads for key in (name, f"{name}.cuda")]
 
 
 def load(folder: Path, names: Sequence[str]) -> dict[str, Result]:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import torch
+
 from kshot.bench.clock import Timing, alternate
 from kshot.bench.machine import Ceilings
 from kshot.bench.workload import Comparison, Contender, Goal, Missing, Workload, compare
@@ -42,7 +44,8 @@ def run(
             present[contender.name] = contender
     comparisons = compare_all(workload, present, say)
     say(f"{workload.name}: {len(present)} contenders agree; timing them in {rounds} rounds")
-    timings = alternate({n: (c.step, c.wait) for n, c in present.items()}, rounds=rounds, seconds=seconds)
+    done = {name: _finished(c.wait, workload.device) for name, c in present.items()}
+    timings = alternate({n: (c.step, done[n]) for n, c in present.items()}, rounds=rounds, seconds=seconds)
     timings = {n: t.over((present[n].amount or workload.amount) / workload.amount) for n, t in timings.items()}
     peaks = {name: c.peak() for name, c in present.items() if c.peak is not None}
     count = workload.count()
@@ -66,12 +69,24 @@ def run(
         "unit": workload.unit,
         "amount": workload.amount,
         "reference": workload.reference,
+        "device": workload.device.type,
         "details": dict(workload.details()),
         "count": None if count is None else asdict(count),
         "contenders": rows,
         "missing": {m.name: m.reason for m in missing},
         "goals": [found for goal in workload.goals if (found := judge(goal, timings, peaks)) is not None],
     }
+
+
+def _finished(wait: Callable[[], object], device: torch.device) -> Callable[[], object]:
+    """Waits until a contender's work is done: a GPU's is, when its queue is empty."""
+
+    def both() -> None:
+        wait()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return both
 
 
 def compare_all(workload: Workload, present: dict[str, Contender], say: Callable[[str], None]) -> dict[str, Comparison]:

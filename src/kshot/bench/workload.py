@@ -94,6 +94,8 @@ class Workload(abc.ABC):
         reference: the contender whose answers the others' are compared with.
         goals: what is to be shown.
         tolerance: relative difference of any contender that is no mistake, where rounding alone makes a large one.
+        on_gpu: whether it is one for a GPU as well.
+        device: where it is done.
     """
 
     name: str
@@ -103,6 +105,8 @@ class Workload(abc.ABC):
     reference: str = "plain loop"
     goals: tuple[Goal, ...] = ()
     tolerance: float = 0.0
+    on_gpu: bool = False
+    device: torch.device = torch.device("cpu")
 
     @abc.abstractmethod
     def contenders(self) -> Iterator[Contender | Missing]:
@@ -141,7 +145,7 @@ def compare(name: str, found: Answers, reference: str, expected: Answers, tolera
         )
     parts = {}
     for key, value in expected.items():
-        ours, theirs = found[key].double().flatten(), value.double().flatten()
+        ours, theirs = found[key].double().cpu().flatten(), value.double().cpu().flatten()
         if ours.shape != theirs.shape:
             raise UnsupportedError(
                 f"the {key} of {name} are {ours.numel()} numbers, those of {reference} {theirs.numel()}: they do not "

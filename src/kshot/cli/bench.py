@@ -88,28 +88,36 @@ def _measure(
         torch.set_num_threads(threads)
     if out is not None and not table:
         check_place(out / ".place")  # before minutes of measuring, not after
-    results = report.load(out, wanted) if table and out is not None else {}
+    results = report.load(out, report.names(wanted)) if table and out is not None else {}
     if not table:
-        ceilings = measure_ceilings()
-        machine = {**describe(), "ceilings": ceilings.to_dict()}
-        output.say(
-            f"{machine['cpu']}, {machine['threads']} threads: a matrix product reaches {ceilings.flops / 1e9:.0f} "
-            f"GFLOP/s, a copy {ceilings.bytes / 1e9:.0f} GB/s"
-        )
-        failed = []
-        for name in wanted:
+        failed, ceilings, machines = [], {}, {}
+        devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+        for device in devices:
+            ceilings[device] = measure_ceilings(device=device)
+            machines[device] = {**describe(device), "ceilings": ceilings[device].to_dict()}
+            what = machines[device].get("gpu") if device == "cuda" else machines[device]["cpu"]
+            output.say(
+                f"{what}: a matrix product reaches {ceilings[device].flops / 1e9:,.0f} GFLOP/s, a copy "
+                f"{ceilings[device].bytes / 1e9:,.0f} GB/s"
+            )
+        for name, device in [(name, device) for name in wanted for device in devices]:
+            workload = workloads()[name]()
+            if device == "cuda" and not workload.on_gpu:
+                continue
+            workload.device = torch.device(device)
+            key = name if device == "cpu" else f"{name}.{device}"
             try:
-                found = run(workloads()[name](), ceilings, rounds=rounds, seconds=seconds, only=only, say=output.say)
+                found = run(workload, ceilings[device], rounds=rounds, seconds=seconds, only=only, say=output.say)
             except UnsupportedError as error:  # the others are worth having
-                failed.append(f"{name}: {error}")
+                failed.append(f"{key}: {error}")
                 output.say(failed[-1])
                 continue
-            results[name] = {**found, "machine": machine, "rounds": rounds}
+            results[key] = {**found, "machine": machines[device], "rounds": rounds}
             if out is not None:
-                report.save(results[name], out, name)
-            _print(output, name, results[name])
+                report.save(results[key], out, key)
+            _print(output, key, results[key])
         if out is not None:
-            kept = report.load(out, list(workloads()))
+            kept = report.load(out, report.names(workloads()))
             (out / "bench.png").write_bytes(report.picture(kept))
             output.say(f"kept in {out}, the plot of all that is there in {out / 'bench.png'}")
         if failed:

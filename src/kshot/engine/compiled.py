@@ -25,6 +25,7 @@ from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from kshot.engine.calling import Calling
+from kshot.engine.cuda_graphs import Replayed, quicker
 from kshot.engine.transposes import without_transposes
 from kshot.errors import UnsupportedError
 
@@ -245,6 +246,8 @@ def compile_graph(traced: torch.fx.GraphModule, graph: Graph, inputs: list[Tenso
     with torch.no_grad():
         expected = None if draws else traced(*inputs)
         compiled = inductor(traced, list(inputs))
+        if inputs and inputs[0].device.type == "cuda":
+            compiled = quicker(compiled, lambda: Replayed(compiled, inputs), inputs, torch.cuda.synchronize)
         graph.run = compiled
         if expected is not None:
             check_same(compiled(*inputs), expected)

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from kshot.models.switch import differentiated_twice
+
 Weights = dict[str, Tensor]
 
 
@@ -56,7 +58,8 @@ def trajectory(
             with torch.no_grad():
                 gradients, value = gradient(now, number)
         else:
-            gradients, value = gradient(now, number)
+            with differentiated_twice.set(differentiated_twice.on or torch.is_grad_enabled()):
+                gradients, value = gradient(now, number)
         now, state = update(Step(number, value, gradients), now, state)
         yield now
 

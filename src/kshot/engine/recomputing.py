@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 from kshot.engine.calling import Calling
 from kshot.engine.inner import Update, Weights, unroll
 from kshot.episodes import Examples
-from kshot.models.switch import Switch, single_task
+from kshot.models.switch import Switch, differentiated_twice, single_task
 
 Loop = tuple[Callable[[int, Weights], Tensor], Weights, Update]
 """The loss at a step, where the weights start, and the update rule."""
@@ -94,7 +94,8 @@ class _Steps:
         leaves, self.restore = _apart((support, dict(weights), state))
         tensors = [*(value for _, value in named), *leaves]
         self.dropout, self.single = _same_draws([t.device for t in tensors]), single_task.on
-        made = _Recomputed.apply(self, *tensors)  # type: ignore[no-untyped-call]
+        with differentiated_twice.set(self.order != 1):  # now as later, when it is
+            made = _Recomputed.apply(self, *tensors)  # type: ignore[no-untyped-call]
         found: tuple[Weights, Any] = self.restore_made(made)
         return found
 
@@ -114,7 +115,7 @@ class _Steps:
             return self.compute(tuple(next(each) if want else t for t, want in zip(tensors, wanted, strict=True)))
 
         numbers = [t for t, want in zip(tensors, wanted, strict=True) if want]
-        with self.dropout(), single_task.set(self.single):
+        with self.dropout(), single_task.set(self.single), differentiated_twice.set(self.order != 1):
             pull = torch.func.vjp(of_numbers, *numbers)[1]
         each = iter(pull(tuple(cotangents)))
         return [next(each) if want else None for want in wanted]

@@ -40,3 +40,7 @@ class Switch:
 single_task = Switch("single task")
 """On where tasks take turns and no `vmap` is under way: layers may take kernels and memory formats that it does not
 know."""
+
+differentiated_twice = Switch("differentiated twice")
+"""On where the gradient of what is computed will be differentiated itself: second derivatives of some kernels are
+slow."""

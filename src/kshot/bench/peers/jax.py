@@ -12,6 +12,14 @@ from kshot.bench.peers.problem import OUTER_LR, MamlProblem
 from kshot.bench.workload import Answers, Contender
 
 
+def reaches(device: torch.device) -> bool:
+    """Whether JAX computes where torch does."""
+    import jax
+
+    backend: str = jax.default_backend()
+    return backend == ("gpu" if device.type == "cuda" else "cpu")
+
+
 def contender(problem: MamlProblem, *, in_turn: bool = False) -> Contender:
     """JAX on the same tasks, which lie in its own arrays before anything is timed.
 
@@ -22,8 +30,8 @@ def contender(problem: MamlProblem, *, in_turn: bool = False) -> Contender:
     import jax
     import jax.numpy as jnp
 
-    weights = [jnp.asarray(w.detach().numpy()) for w in problem.weights]
-    batches = [tuple(jnp.asarray(t.numpy()) for t in batch) for batch in problem.batches]
+    weights = [jnp.asarray(w.detach().cpu().numpy()) for w in problem.weights]
+    batches = [tuple(jnp.asarray(t.cpu().numpy()) for t in batch) for batch in problem.batches]
 
     def loss(weights: Any, x: Any, y: Any) -> Any:
         output = problem.jax_forward(weights, x)

@@ -10,7 +10,7 @@ import torch
 from kshot import engine
 from kshot.bench.workload import Answers, Contender, flat
 from kshot.engine import peak_memory
-from kshot.episodes import Episodes
+from kshot.episodes import Episodes, first_tensor
 from kshot.learners import Learner
 from kshot.training.optimizers import make_optimizer, make_schedule
 from kshot.training.step import OuterStep, autocast
@@ -37,8 +37,8 @@ def contender(
         amp: mixed precision.
         recompute: computes inner steps again in the backward pass.
     """
-    learner = make().train()
-    device = torch.device("cpu")
+    device = first_tensor(meta_batches[0].support.x).device
+    learner = make().to(device).train()
     optimizer = make_optimizer("adam", learner.parameters(), lr)
     schedule = make_schedule("constant", optimizer, 10**9)
     outer = OuterStep(
@@ -60,5 +60,10 @@ def contender(
         return {"losses": torch.cat(losses), "meta-gradient": flat(total)}
 
     return Contender(
-        name or f"kshot {mode}", step, answers, peak=lambda: peak_memory(answers), tolerance=tolerance, ours=True
+        name or f"kshot {mode}",
+        step,
+        answers,
+        peak=lambda: peak_memory(answers, device),
+        tolerance=tolerance,
+        ours=True,
     )

@@ -34,6 +34,8 @@ def peers(problem: MamlProblem, *, in_turn: bool = False) -> Iterator[Contender 
         yield outer_loop(Learn2Learn(problem), problem)
     if importlib.util.find_spec("jax") is None:
         yield Missing("jax", f"not installed: {INSTALL}")
+    elif not jax.reaches(problem.batches[0].device):
+        yield Missing("jax", "the one that is installed has no GPU: pip install 'jax[cuda13]'")
     else:
         yield jax.contender(problem)
         if in_turn:

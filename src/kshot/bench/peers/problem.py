@@ -33,6 +33,10 @@ class Batch(NamedTuple):
         )
 
     @property
+    def device(self) -> torch.device:
+        return self.support_x.device
+
+    @property
     def tasks(self) -> int:
         return len(self.support_y)
 
@@ -69,7 +73,7 @@ class MamlProblem:
 
     def network(self) -> nn.Module:
         """A network with the weights where all begin."""
-        made = self.module()
+        made = self.module().to(self.weights[0].device)
         with torch.no_grad():
             for parameter, value in zip(made.parameters(), self.weights, strict=True):
                 parameter.copy_(value)
@@ -103,6 +107,6 @@ def outer_loop(peer: Peer, problem: MamlProblem) -> Contender:
 
     def peak() -> int:
         optimizer.zero_grad()
-        return peak_memory(lambda: peer.backward(problem.batches[0]))
+        return peak_memory(lambda: peer.backward(problem.batches[0]), problem.batches[0].device)
 
     return Contender(peer.name, step, answers, peak=peak)

@@ -40,6 +40,7 @@ class Heads(Workload):
     """
 
     unit = "tasks"
+    on_gpu = True
 
     def __init__(
         self,
@@ -57,8 +58,10 @@ class Heads(Workload):
         self.goals = (Goal(("kshot native", "kshot vmap", "kshot compile"), (self.reference,), ratio),)
 
     def contenders(self) -> Iterator[Contender | Missing]:
-        batches = [random_episodes(int(self.amount), WAY, self.shot, QUERY, (SIZE,), seed) for seed in range(4)]
-        learner = self._learner()
+        batches = [
+            random_episodes(int(self.amount), WAY, self.shot, QUERY, (SIZE,), seed).to(self.device) for seed in range(4)
+        ]
+        learner = self._learner().to(self.device)
         if self.loss is not None:
             tasks: list[Task] = [(t.support.x, t.support.y, t.query.x, t.query.y) for t in batches[0]]  # type: ignore[misc]
             yield _by_hand(self.loss, list(learner.parameters()), tasks)
@@ -106,8 +109,8 @@ def _prototypes(parameters: Sequence[Tensor], task: Task) -> Tensor:
 def _ridge(parameters: Sequence[Tensor], task: Task) -> Tensor:
     strength, scale, bias, weight = parameters
     x, y, query, labels = task
-    z, q = (torch.cat([v * weight, torch.ones(len(v), 1)], 1) for v in (x, query))
-    gram = z @ z.T + strength.exp() * torch.eye(len(z))
+    z, q = (torch.cat([v * weight, v.new_ones(len(v), 1)], 1) for v in (x, query))
+    gram = z @ z.T + strength.exp() * torch.eye(len(z), device=z.device)
     head = z.T @ torch.linalg.solve(gram, F.one_hot(y, WAY).float())
     return F.cross_entropy(scale.exp() * (q @ head) + bias, labels)
 

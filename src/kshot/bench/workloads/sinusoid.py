@@ -25,6 +25,8 @@ META_BATCH, SHOT, WIDTH, INNER_LR = 25, 10, 40, 0.01
 class Sinusoid(Workload):
     """An MLP of two hidden layers of 40 units, meta-batch 25, 10 shots, the outer step of Adam included."""
 
+    on_gpu = True
+
     def __init__(self, steps: int) -> None:
         self.name, self.steps, self.amount = f"sinusoid-{steps}", steps, META_BATCH
         self.title = f"MAML on sinusoids, MLP 1-40-40-1, {steps} inner step{'s' if steps > 1 else ''}"
@@ -35,8 +37,8 @@ class Sinusoid(Workload):
 
     def contenders(self) -> Iterator[Contender | Missing]:
         source = load("sinusoids", shot=SHOT, query=SHOT)
-        batches = [source.train.sample(META_BATCH, seed=0, step=step) for step in range(8)]
-        weights = [p.detach().clone() for p in self._learner().parameters()]
+        batches = [source.train.sample(META_BATCH, seed=0, step=step, device=self.device) for step in range(8)]
+        weights = [p.detach().clone().to(self.device) for p in self._learner().parameters()]
         plain = [Batch.of(episodes) for episodes in batches]
         self.problem = MamlProblem(_network, _forward, _jax_forward, weights, False, INNER_LR, self.steps, plain)
         yield from peers(self.problem)

@@ -39,6 +39,8 @@ class Whole(Workload):
         ratio: how many times as fast as task by task it is to be; None: no goal.
     """
 
+    on_gpu = True
+
     def __init__(
         self,
         name: str,
@@ -55,7 +57,7 @@ class Whole(Workload):
         self.reference = "learn2learn's style" if ratio is not None else "plain loop"
 
     def contenders(self) -> Iterator[Contender | Missing]:
-        batches = [self.episodes(seed) for seed in range(2)]
+        batches = [self.episodes(seed).to(self.device) for seed in range(2)]
         self.plain = _PlainStep(self._learner(), self.loss, [Batch.of(e) for e in batches])
         yield self.plain.contender(self.reference)
         learner = self._learner()
@@ -74,7 +76,9 @@ class _PlainStep:
     """Task by task, a backward pass each."""
 
     def __init__(self, learner: Learner, loss: Loss, batches: list[Batch]) -> None:
-        self.backbone, self.loss, self.batches = pictures.network(None), loss, batches
+        device = batches[0].device
+        learner, self.backbone = learner.to(device), pictures.network(None).to(device)
+        self.loss, self.batches = loss, batches
         shared = dict(learner.backbone.named_parameters(prefix="backbone"))  # type: ignore[union-attr]
         with torch.no_grad():
             for own, given in zip(self.backbone.parameters(), shared.values(), strict=True):
@@ -106,7 +110,7 @@ class _PlainStep:
             losses = self.backward()
             return {"losses": losses, "meta-gradient": flat(p.grad for p in self.parameters)}
 
-        return Contender(name, step, answers, peak=lambda: peak_memory(self.backward))
+        return Contender(name, step, answers, peak=lambda: peak_memory(self.backward, self.batches[0].device))
 
 
 def _features(backbone: nn.Module, task: Batch) -> tuple[Tensor, Tensor]:

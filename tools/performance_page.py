@@ -1,0 +1,87 @@
+"""Writes the tables of docs/performance.md from the kept results of `kshot bench`: `python tools/performance_page.py`.
+
+The prose is the page's own; what stands between `<!-- name -->` and `<!-- end -->` is written here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from kshot.bench import report
+from kshot.bench.workloads import workloads
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "performance.md"
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def page() -> str:
+    """The page with the tables as the results have them now."""
+    results = report.load(RESULTS / "bench", report.names(workloads()))
+    precision = json.loads((RESULTS / "precision.json").read_text(encoding="utf-8"))
+    parts = {
+        "machine": machine(next(iter(results.values()))["machine"]),
+        "goals": goals(results),
+        "precision": half(precision),
+        "workloads": "\n".join(workload(result, name) for name, result in results.items()),
+    }
+    text = PAGE.read_text(encoding="utf-8")
+    for name, content in parts.items():
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->\n)", re.DOTALL)
+        text, found = pattern.subn(lambda match, content=content: match[1] + content + match[2], text)
+        assert found == 1, f"{PAGE} has {found} places for {name}"
+    return text
+
+
+def machine(machine: dict[str, Any]) -> str:
+    """Where it was measured."""
+    ceilings = machine["ceilings"]
+    return (
+        f"On {machine['cpu']} with {machine['threads']} threads, torch {machine['packages']['torch']}: a matrix "
+        f"product reaches {ceilings['flops'] / 1e9:.0f} GFLOP/s, a copy {ceilings['bytes'] / 1e9:.0f} GB/s. None of "
+        "this says anything about a GPU, of which there was none.\n"
+    )
+
+
+def goals(results: dict[str, dict[str, Any]]) -> str:
+    """What was asked and what there is, a row for each goal."""
+    rows = ["| workload | asked | there is | |", "|---|---|---|---|"]
+    for name, result in results.items():
+        for goal in result["goals"]:
+            verdict = "reached" if goal["met"] else "**short**"
+            if goal["what"] == "memory":
+                theirs = " or ".join(goal["theirs"])
+                asked = f"at most {100 * goal['ratio']:.0f} % of the memory of {theirs}"
+                found = f"{100 * goal['reached']:.0f} %, {' or '.join(goal['ours'])}"
+            else:
+                asked = f"{goal['ratio']:.3g} times {goal['theirs']}"
+                found = f"{goal['reached']:.3g} ({goal['low']:.3g} to {goal['high']:.3g}), {goal['ours']}"
+            rows.append(f"| {name} | {asked} | {found} | {verdict} |")
+    return "\n".join(rows) + "\n"
+
+
+def workload(result: dict[str, Any], name: str) -> str:
+    """A workload's section: its table, and who is missing."""
+    head, body = report.rows(result)
+    ruler = ["---", *["---:"] * (len(head) - 1)]
+    table = ["| " + " | ".join(cell or " " for cell in row) + " |" for row in [head, ruler, *body]]
+    missing = [f"Without {who}: {why}." for who, why in result["missing"].items()]
+    return "\n".join([f"### {name}", "", f"{result['title']}.", "", *table, "", *missing]).rstrip() + "\n"
+
+
+def half(kept: dict[str, Any]) -> str:
+    """What training in bf16 does to accuracy."""
+    rows = ["| learner | steps | float32 | bf16 | bf16 less float32 | time of training |", "|---|---|---|---|---|---|"]
+    for row in kept["rows"]:
+        rows.append(
+            f"| {row['learner']} | {row['steps']:,} | {row['float32']} | {row['bf16']} | {row['difference']} | "
+            f"{row['time']:.2f} of float32's |"
+        )
+    return f"{kept['what']}\n\n" + "\n".join(rows) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
