@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -173,6 +175,39 @@ def test_what_the_hooks_decide_by_makes_another_graph():
     assert len(learner._compiled["objective"]._graphs) == 3
 
 
+def test_graphs_are_those_of_the_modules_that_there_are():
+    """Layers that were replaced, and lists that were changed, since a graph was made."""
+
+    class Listed(kshot.ProtoNet):
+        def __init__(self, backbone):
+            super().__init__(backbone)
+            self.weights = [1.0, (2.0, 3.0)]
+
+        def adapt(self, support):
+            adapted = super().adapt(support)
+            return {key: value * self.weights[0] for key, value in adapted.items()}
+
+    torch.manual_seed(0)
+    learner, episodes = Listed(models.MLP(8, hidden=(16,))), testing.gaussian_episodes(3)
+    maml = kshot.MAML(models.MLP(8, hidden=(16,)), way=5)
+
+    def same():
+        for one in (learner, maml):
+            found, expected = (engine.losses_and_gradient(one, episodes, mode) for mode in ("compile", "loop"))
+            for ours, theirs in zip(found, expected, strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+    with engine.compile_backend("eager"):
+        same()
+        learner.weights[0] = 5.0
+        same()
+        for one in (learner.backbone, maml.network.backbone):
+            name, layer = next((n, m) for n, m in one.named_modules() if isinstance(m, nn.Linear))
+            parent, _, last = name.rpartition(".")
+            setattr(one.get_submodule(parent), last, nn.Linear(layer.in_features, layer.out_features))
+        same()
+
+
 def test_a_larger_graph_costs_more_and_has_to_pay_for_it(monkeypatch):
     monkeypatch.setattr(auto, "has_compiler", lambda: True)
     episodes = testing.sinusoid_episodes(2)
@@ -208,3 +243,24 @@ def test_a_measurement_that_fails_leaves_no_statistics_behind():
     with pytest.raises(RuntimeError):
         engine.losses_and_gradient(learner, pictures().map(lambda t: t.float() if t.is_floating_point() else t), "loop")
     assert all(float(b.abs().sum()) == 0 for name, b in learner.named_buffers() if "pending" in name)
+
+
+def test_what_rounding_explains():
+    from kshot.engine.compiled import unexplained
+
+    generator = torch.Generator().manual_seed(0)
+    whole = [torch.randn(n, generator=generator) * s for n, s in ((1000, 1.0), (10, 0.05), (10, 1e-7))]
+    never = lambda: pytest.fail("full precision was asked for")  # noqa: E731
+    assert unexplained([1.001 * t for t in whole], whole, never) is None
+    assert unexplained([whole[0], whole[1], -whole[2]], whole, never) is None  # next to nothing
+    assert unexplained([whole[0], -whole[1], whole[2]], whole, never) > 0.5  # small, but wrong
+    assert unexplained([-t for t in whole], whole, never) == pytest.approx(2.0)
+    assert unexplained([whole[0]], [torch.full((3,), math.nan)], never) is None
+
+    noise = [0.28 * t.norm() / 1000**0.5 * torch.randn(t.shape, generator=generator) for t in whole[:1]]
+    exact, rough, other = whole[0], whole[0] + noise[0], whole[0] - 0.9 * noise[0]
+    with torch.autocast("cpu"):
+        assert unexplained([1.1 * exact], [exact], never) is None
+        assert unexplained([other], [rough], lambda: [exact]) is None  # as far from the truth, elsewhere
+        assert unexplained([other], [exact], lambda: [exact]) == pytest.approx(0.25, abs=0.03)
+        assert unexplained([-exact], [exact], never) == pytest.approx(2.0)

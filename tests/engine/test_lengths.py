@@ -25,10 +25,10 @@ def test_there_are_few_buckets():
     assert len({bucket(n) for n in range(1, 1001)}) == 20
 
 
-def short_tasks(slots=40):
+def short_tasks():
     """Tasks of up to 25 support examples and 25 queries in more slots than that."""
     episodes = uneven(testing.gaussian_episodes(3))
-    widened = few_lengths(episodes, {(i, i) for i in range(EXACT)})
+    widened = few_lengths(episodes, (set(range(EXACT)), set(range(EXACT))))
     assert widened.support.size == bucket(episodes.support.size) and widened.support.padded
     return episodes, widened
 
@@ -51,6 +51,14 @@ def test_padding_that_no_task_needs_makes_no_difference(name):
 def test_what_has_no_padding_is_left_as_it_is():
     episodes = testing.gaussian_episodes(3)
     assert trimmed(episodes, rounded=True).support.x is episodes.support.x
+    tasks = uneven(episodes)  # as many slots as the largest has: no more are added
+    assert trimmed(tasks, rounded=True).support.size <= tasks.support.size
+    known = (set(), set())
+    for shot in range(1, 10):  # queries that never vary are never padded, and asking again changes nothing
+        made = few_lengths(testing.gaussian_episodes(2, shot=shot), known)
+        assert made.query.size == episodes.query.size
+        assert made.support.size == (5 * shot if shot <= EXACT else bucket(5 * shot))
+        assert few_lengths(testing.gaussian_episodes(2, shot=1), known).support.size == 5
     source = kshot.tasks.load("digits", way=3, shot=(1, 5), query=4)
     sampled = source.test.sample(6, seed=0)
     assert trimmed(sampled, queries=False).query.x is sampled.query.x

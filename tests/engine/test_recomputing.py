@@ -139,3 +139,34 @@ def test_what_makes_no_sense():
         kshot.Trainer(learner, source, steps=1, recompute=True, mode="compile")
     with pytest.raises(kshot.errors.ConfigError, match="expected recompute to be true or false, got 3"):
         kshot.Trainer(learner, source, steps=1, recompute=3)
+    backbone = models.MLP(1, hidden=(8,), out_features=1)
+    for other in (
+        kshot.ANIL.tiny("regression"),
+        kshot.MAML(backbone, order=1),
+        kshot.MAML(backbone, multi_step=10),
+        kshot.Reptile(backbone),
+    ):
+        message = f"^recompute=True forgets .* of which {type(other).__name__} keeps none that can be .*: leave it out$"
+        with pytest.raises(kshot.errors.ConfigError, match=message):
+            kshot.Trainer(other, source, steps=1, recompute=True)
+
+
+def test_a_run_that_needs_less_memory_goes_on(tmp_path):
+    """One that ran out of it is the same run with fewer things kept."""
+    source = kshot.tasks.load("sinusoids")
+
+    def trainer(**how):
+        torch.manual_seed(0)
+        learner = kshot.MAML(models.MLP(1, hidden=(8,), out_features=1), inner_steps=6)
+        more = {"steps": 4, "meta_batch": 3, "val_tasks": 4, "progress": False, "schedule": "constant", "lr": 0.01}
+        return kshot.Trainer(learner, source, **{**more, "mode": "vmap", **how})
+
+    whole = trainer().fit().learner
+    trainer(steps=2, out=tmp_path / "run").fit()
+    again = trainer(out=tmp_path / "run", resume=True, recompute=True).fit().learner
+    for one, other in zip(whole.parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+    with engine.compile_backend("eager"):
+        trainer(steps=2, out=tmp_path / "compiled", mode="compile").fit()
+        with pytest.raises(kshot.errors.ConfigError, match="computes in mode compile, which recompute=True is not for"):
+            trainer(out=tmp_path / "compiled", resume=True, recompute=True, mode="auto").fit()

@@ -62,6 +62,27 @@ def test_task_batch_norm_equals_torchs():
     torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))
 
 
+def test_statistics_of_a_single_value():
+    """One example of one value: a loop takes its statistics, as `vmap` does."""
+    net = models.Sequential(torch.nn.Linear(1, 4), models.TaskBatchNorm(4), torch.nn.ReLU(), torch.nn.Linear(4, 1))
+
+    class Net(models.Backbone):
+        def __init__(self):
+            super().__init__()
+            self.layers, self.out_features = net, 1
+
+        def forward(self, x, statistics=None):
+            return self.layers(x, statistics)
+
+    episodes = kshot.tasks.load("sinusoids", shot=1, query=3).train.sample(3, seed=0)
+    learner = kshot.MAML(Net(), inner_lr=0.1)
+    (losses, gradient), (found, found_gradient) = (
+        kshot.engine.losses_and_gradient(learner, episodes, mode) for mode in ("loop", "vmap")
+    )
+    torch.testing.assert_close(found, losses)
+    torch.testing.assert_close(found_gradient, gradient)
+
+
 def test_arguments_are_captured_and_built_again():
     learner = kshot.MAML(models.Conv4(in_channels=3, image_size=32, norm="group"), way=7, inner_lr=0.2)
     config = learner.config

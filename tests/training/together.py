@@ -15,6 +15,7 @@ import kshot
 from kshot import models
 from kshot.engine import distributed
 from kshot.errors import KshotError
+from kshot.processes import place
 from kshot.training import Callback
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -36,7 +37,7 @@ class Normalised(models.Backbone):
 
 
 def maml():
-    torch.manual_seed(distributed.rank_here()[0])  # processes that begin with other weights than the first
+    torch.manual_seed(place().rank)  # processes that begin with other weights than the first
     return kshot.MAML(models.MLP(1, hidden=(16,), out_features=1), inner_lr=0.02, inner_steps=2)
 
 
@@ -47,7 +48,7 @@ def options(**more):
 def main(what: str, folder: Path) -> None:
     warnings.simplefilter("error")
     torch.set_num_threads(1)
-    rank, size = distributed.rank_here()
+    rank, size = place()[:2]
     if what == "weights":
         learners = {}
         result = kshot.Trainer(maml(), sinusoids(), **options(mode="vmap", accumulate=2, clip=1.0)).fit()
@@ -64,6 +65,9 @@ def main(what: str, folder: Path) -> None:
     elif what == "killed":
 
         class Killer(Callback):
+            def on_start(self, trainer):
+                (folder / f"began-{rank}-of-{size}").write_text(str(trainer.step))
+
             def on_step(self, trainer, step, metrics):
                 if step == 25 and rank == size - 1 and os.environ.get("KILL"):
                     os.kill(os.getpid(), signal.SIGKILL)

@@ -12,8 +12,8 @@ from typing import Any
 import typer
 import typer.core
 
-from kshot.cli.processes import rank
 from kshot.errors import ConfigError, ElsewhereError, KshotError
+from kshot.processes import place
 
 RESUME = "kshot.resume"
 """Key of `Context.meta` under which a command says how it would be resumed."""
@@ -43,13 +43,14 @@ class Commands(Group):
             raise
         except (KeyboardInterrupt, typer.Abort) as error:
             how = ctx.meta.get(RESUME)
-            if not rank():
+            if not place().rank:
                 _print(f"interrupted. Resume with: {how}" if how else f"interrupted. {error}".rstrip())
             raise typer.Exit(130) from None
         except KshotError as error:
             _debug(error)
-            # What is wrong for all of several processes is said once; what happened to another one, by that one.
-            if not isinstance(error, ElsewhereError) and not (isinstance(error, ConfigError) and rank()):
+            # What is wrong for all of several processes is said once a machine, which may differ; what happened to
+            # another one, by that one.
+            if not isinstance(error, ElsewhereError) and not (isinstance(error, ConfigError) and place().local_rank):
                 _print(f"error: {error}")
             raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None
         except Exception as error:

@@ -11,8 +11,9 @@ from kshot.cli import settings
 from kshot.cli.handling import RESUME
 from kshot.cli.options import DataDir, Device, Json, Query, Shot, SkipBad, Way, examples
 from kshot.cli.output import Output
-from kshot.cli.processes import rank, together
+from kshot.cli.processes import together
 from kshot.errors import ConfigError, RunError
+from kshot.processes import place
 from kshot.yaml_keys import assign, put
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Meta-train a learner. Defaults < CONFIG < environment (KSHOT_TRAINING__LR=...) < flags."""
-    output = Output(as_json, silent=rank() > 0)
+    output = Output(as_json, silent=place().rank > 0)
     with output.alone(), together():
         flags: dict[str, Any] = {}
         bad: list[str] = []

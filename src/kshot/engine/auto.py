@@ -8,6 +8,7 @@ assumed. And `compile` is never trusted: compilers have silent faults (`check_co
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import shutil
 import time
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kshot.engine.compiled import COARSE, ROUNDING, CompileWarning, reason
+from kshot.engine.compiled import CompileWarning, reason, unexplained
 from kshot.engine.hooks import Hooks, as_module
 from kshot.engine.meta_gradient import meta_gradient
 from kshot.engine.recomputing import is_recomputing
@@ -109,13 +110,22 @@ def check_compiled(learner: Hooks, episodes: Episodes) -> None:
         return
     with compiling_fails():
         compiled, compiled_gradient = losses_and_gradient(learner, episodes, "compile")
-    error = max(_difference(compiled, losses), _difference(compiled_gradient, gradient))
-    coarse = torch.is_autocast_enabled(losses.device.type)
-    if not error <= (COARSE if coarse else ROUNDING.get(losses.dtype, COARSE)):
+
+    @functools.cache
+    def precise() -> tuple[Tensor, Tensor]:
+        with torch.autocast(losses.device.type, enabled=False):
+            return losses_and_gradient(learner, episodes, reference)
+
+    errors = (
+        unexplained([compiled], [losses], lambda: [precise()[0]]),
+        unexplained([compiled_gradient], [gradient], lambda: [precise()[1]]),
+    )
+    worst = max((error for error in errors if error is not None), default=None)
+    if worst is not None:
         raise UnsupportedError(
             f"torch.compile (torch {torch.__version__}) gets another loss or meta-gradient for "
             f"{type(learner).__name__} than {reference} does ({compiled.mean():.4f} and {losses.mean():.4f}; relative "
-            f"difference {error:.1e}): use mode={reference!r}, or 'auto', which compares"
+            f"difference {worst:.1e}): use mode={reference!r}, or 'auto', which compares"
         )
 
 
@@ -176,8 +186,3 @@ class _Operators(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.number += 1
         return func(*args, **(kwargs or {}))
-
-
-def _difference(value: Tensor, reference: Tensor) -> float:
-    scale = reference.norm()
-    return float((value - reference).norm() / (scale if scale > 0 else 1.0))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import time
@@ -22,9 +23,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from kshot.errors import ElsewhereError, KshotError, LostProcessError
+from kshot.processes import place
 
-TIMEOUT = timedelta(minutes=10)
-"""How long a process waits for the others: longer than any step, validation or compilation."""
+TIMEOUT = timedelta(hours=1)
+"""How long a process waits for the others: longer than any step, validation or compilation. One that dies is noticed
+at once, its connection being closed; this is for one that hangs."""
+
+ROUNDING = 1e-4
+"""Relative difference of weights that machines of several kinds come to by rounding."""
 
 
 @dataclass
@@ -134,18 +140,24 @@ class Group:
         self.tell(json.dumps({"value": value}).encode())
         return value
 
-    def check_same(self, value: float, what: str) -> None:
-        """Raises KshotError where a number is not the same in all processes."""
+    def check_same(self, value: float, what: str) -> bool:
+        """Whether a number is the same in all processes, to the last bit.
+
+        Raises:
+            KshotError: it differs by more than rounding explains.
+        """
         if self.size == 1:
-            return
+            return True
         both = torch.tensor([value, -value], dtype=torch.float64, device=self.device)
         with self._told(both):
             dist.all_reduce(both, op=dist.ReduceOp.MAX)
-        if float(both[0]) != -float(both[1]):
+        most, least = float(both[0]), -float(both[1])
+        if not math.isclose(most, least, rel_tol=ROUNDING) and not (math.isnan(most) and math.isnan(least)):
             raise KshotError(
-                f"{what} differ between the {self.size} processes ({float(both[0])!r} and {-float(both[1])!r}): a "
+                f"{what} differ between the {self.size} processes ({most!r} and {least!r}): a "
                 "learner or a callback does something in one of them alone. Go on from the last checkpoint"
             )
+        return most == least
 
     @contextlib.contextmanager
     def _told(self, tensor: Tensor) -> Iterator[None]:
@@ -179,9 +191,13 @@ def join(device: torch.device | None = None) -> Group:
     if not dist.is_available():
         return Group()
     if not dist.is_initialized():
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
+        if place().size == 1:
             return Group()
         gpu = device is not None and device.type == "cuda"
+        if gpu:
+            torch.cuda.set_device(device)  # what NCCL takes to be this process's
+            # Else a sum returns before it is done: who is gone is noticed elsewhere, and no waiting is counted.
+            os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
         try:
             dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=TIMEOUT)
         except (RuntimeError, dist.DistError) as error:
@@ -210,8 +226,3 @@ def _short(error: Exception) -> str:
     text = str(error)
     found = re.search(r"Connection \w+( by peer)?|[Tt]im(ed ?out|eout)[^.\n]{0,60}", text)
     return found[0] if found else (text.splitlines() or [type(error).__name__])[0][:120]
-
-
-def rank_here() -> tuple[int, int]:
-    """This process's rank and how many there are, by what `torchrun` says of it."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))

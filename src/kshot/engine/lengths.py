@@ -30,10 +30,10 @@ def bucket(length: int) -> int:
 def trimmed(episodes: Episodes, *, rounded: bool = False, queries: bool = True) -> Episodes:
     """The same tasks without the slots that are padding in all of them.
 
-    Looked at on a CPU alone, where looking is free; elsewhere only the slots that are there are rounded.
+    Looked at on a CPU alone, where looking is free; elsewhere tasks have the slots that they came with, always as many.
 
     Args:
-        rounded: to lengths of `bucket`; sets without padding are left as they are.
+        rounded: to lengths of `bucket`, or to as many slots as there are; sets without padding are left as they are.
         queries: whether the query set is trimmed, too.
     """
     support, support_ids = _trimmed(episodes.support, episodes.support_ids, rounded)
@@ -43,31 +43,31 @@ def trimmed(episodes: Episodes, *, rounded: bool = False, queries: bool = True) 
     return replace(episodes, support=support, query=query, support_ids=support_ids, query_ids=query_ids)
 
 
-def few_lengths(episodes: Episodes, known: set[tuple[int, int]]) -> Episodes:
-    """The same tasks in as many slots as episodes before them had, or in lengths of `bucket`.
+def few_lengths(episodes: Episodes, known: tuple[set[int], set[int]]) -> Episodes:
+    """The same tasks in as many slots as episodes before them came with, or in lengths of `bucket`.
+
+    Sources give all of theirs in as many slots, which are left as they are, however often it is asked: a run that is
+    taken up computes what it would have. Rounded are those that somebody makes by hand, each in a length of its own.
 
     Args:
-        known: lengths of support and query sets that are used already; the first few of any kind are added to it.
+        known: lengths of support and of query sets that were seen; the first few of each are added to it.
     """
-    lengths = (episodes.support.size, episodes.query.size)
-    if lengths in known or len(known) < EXACT:
-        known.add(lengths)
-        return episodes
-    support, support_ids = _resized(episodes.support, episodes.support_ids, bucket(lengths[0]))
-    query, query_ids = _resized(episodes.query, episodes.query_ids, bucket(lengths[1]))
+    wanted = []
+    for length, seen in zip((episodes.support.size, episodes.query.size), known, strict=True):
+        if len(seen) < EXACT:
+            seen.add(length)
+        wanted.append(length if length in seen else bucket(length))
+    support, support_ids = _resized(episodes.support, episodes.support_ids, wanted[0])
+    query, query_ids = _resized(episodes.query, episodes.query_ids, wanted[1])
     return replace(episodes, support=support, query=query, support_ids=support_ids, query_ids=query_ids)
 
 
 def _trimmed(examples: Examples, ids: Tensor | None, rounded: bool) -> tuple[Examples, Tensor | None]:
-    if not examples.padded or not examples.mask.numel():
+    if not examples.padded or examples.device.type != "cpu" or not examples.mask.numel() or bool(examples.mask.all()):
         return examples, ids
-    length = examples.size
-    if examples.device.type == "cpu":
-        if bool(examples.mask.all()):
-            return examples, ids
-        used = examples.mask.any(0).nonzero()
-        length = int(used[-1]) + 1 if len(used) else 1
-    return _resized(examples, ids, bucket(length) if rounded else length)
+    used = examples.mask.any(0).nonzero()
+    length = int(used[-1]) + 1 if len(used) else 1
+    return _resized(examples, ids, min(bucket(length), examples.size) if rounded else length)
 
 
 def _resized(examples: Examples, ids: Tensor | None, length: int) -> tuple[Examples, Tensor | None]:

@@ -43,25 +43,23 @@ def meta_gradient(
     scale = 1 / max(1, len(episodes)) if scale is None else scale
     parameters = list(learner.parameters() if parameters is None else parameters)
     if mode == "compile":
-        found = _compiled(learner, parameters, episodes, scale)
-        if found is not None:
-            return found
-        mode = "vmap"
+        return _compiled(learner, parameters, episodes, scale)
     losses = task_losses(learner, episodes, mode)
     return losses.detach(), _gradients([losses.float().sum() * scale], parameters)
 
 
 def _compiled(
     learner: Hooks, parameters: list[Tensor], episodes: Episodes, scale: float | Tensor
-) -> tuple[Tensor, Gradients] | None:
+) -> tuple[Tensor, Gradients]:
     ready, precise = prepared(learner, episodes, "compile")
     with precise:
         arguments = task_arguments(learner.objective, ready)
         function = compiled(learner, learner.objective, "objective")
         cotangent = torch.as_tensor(scale, device=episodes.device).expand(len(episodes)).contiguous()
         found = function.with_gradients(arguments, [cotangent])
-    if found is None:
-        return None
+        if found is None:  # uncompiled, from the features that are there
+            losses = function.mapped(*arguments)
+            return losses.detach(), _gradients([losses.float().sum() * scale], parameters)
     losses, own, others = found
     gradients = own[: len(parameters)]
     shared = [(leaf, g) for leaf, g in zip(pytree.tree_leaves(arguments), others, strict=True) if g is not None]

@@ -138,10 +138,10 @@ def prepared(learner: Hooks, episodes: Episodes, mode: str) -> tuple[Episodes, c
     """The episodes as the objective takes them, of features and without padding that no task needs; and the precision
     that it runs in."""
     check_mode(learner, mode)
-    short = trimmed(fitted(learner, episodes), rounded=mode == "compile")
+    fits = fitted(learner, episodes)
     if mode == "compile":
-        short = few_lengths(short, learner.__dict__.setdefault("_lengths", set()))
-    ready = with_features(learner, short)
+        fits = few_lengths(fits, learner.__dict__.setdefault("_lengths", (set(), set())))
+    ready = with_features(learner, trimmed(fits, rounded=mode == "compile"))
     device = episodes.device.type
     if torch.is_autocast_enabled(device) and learner.shares_features():
         return in_single_precision(ready), torch.autocast(device, enabled=False)

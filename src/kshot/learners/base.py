@@ -60,6 +60,8 @@ class Learner(CapturedModule):
         toy_steps, toy_accuracy: outer steps that its `tiny` instances take on the conformance suite's toys, and the
             accuracy that they reach there. A learner that has to find its algorithm from nothing takes more steps; one
             that states less accuracy has a reason for it written beside.
+        recomputes: whether its meta-gradient goes back through inner steps that can be forgotten and computed again
+            (`kshot.engine.recomputing`).
         unrolls: whether its hooks take the examples one after another, so that a compiled graph grows with them.
         suggested: by kind of tasks, constructor arguments that suit it better than the defaults do; a comparison takes
             them where none of them is said otherwise.
@@ -80,6 +82,7 @@ class Learner(CapturedModule):
     toy_steps: int = 250
     toy_accuracy: float = 0.85
     unrolls: bool = False
+    recomputes: bool = False
     suggested: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     suggested_training: ClassVar[Mapping[str, Any]] = {}
     sequential: bool = False

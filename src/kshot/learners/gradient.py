@@ -82,6 +82,11 @@ class GradientLearner(Learner):
         """The weights that every task begins with."""
         return dict(self.network.named_parameters())
 
+    @property
+    def recomputes(self) -> bool:  # type: ignore[override]
+        """With order 1 nothing is kept of the steps anyway."""
+        return self.order == 2
+
     def inner_loss(self, step: int, weights: Weights, support: Examples) -> Tensor:
         """What the inner loop descends at a step."""
         mask = support.mask if support.padded else None

@@ -96,6 +96,11 @@ class MAML(GradientLearner):
         switches = {"learned_rates": True, "step_norms": "auto", "multi_step": 5000, "first_order_until": 25000}
         return cls(backbone, way, **{"inner_lr": 0.1, "inner_steps": 5, **switches, **options})
 
+    @property
+    def recomputes(self) -> bool:  # type: ignore[override]
+        """Not where the loss after every step counts: then all of them are kept."""
+        return self.asked_order == 2 and not self.multi_step
+
     def begin_step(self, step: int | None) -> None:
         self.order = 1 if step is not None and step < self.first_order_until else self.asked_order
         self.meta_gradient = "exact" if self.order == 2 else "first_order"

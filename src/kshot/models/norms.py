@@ -81,7 +81,8 @@ class TaskBatchNorm(nn.Module):
         if statistics.given is not None:
             own = statistics.given[self.path]
             return self._normalise(x, own["mean"], own["var"])
-        if statistics.mask is None and not statistics.wanted and single_task.on:
+        several = x.numel() > self.features  # of a single value torch refuses to take statistics
+        if several and statistics.mask is None and not statistics.wanted and single_task.on:
             # With it a MAML step in a loop needs four fifths of the memory. Its second derivative under `vmap` is off
             # by some 0.2 % (torch 2.13, float64, against the same kernel in a loop).
             return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)

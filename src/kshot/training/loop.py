@@ -202,9 +202,10 @@ class Loop:
             check_mode(self.learner, s.mode)
         if s.mode not in ("auto", "compile"):
             return s.mode
-        size = min(s.meta_batch, s.chunk or s.meta_batch)
+        own = len(self.group.share(s.meta_batch))  # what this process, and each of the others, will have at once
+        size = min(own, s.chunk or own)
         episodes = self.source.train.sample(size, seed=s.seed, device=self._sample_on)
-        steps = s.steps * s.accumulate * math.ceil(s.meta_batch / size)
+        steps = s.steps * s.accumulate * math.ceil(own / size)
         with autocast(s.amp, self.device), engine.recomputing(s.recompute):
             if s.mode == "auto":
                 mode = engine.choose(self.learner, episodes, steps=steps, say=self.progress.say)
@@ -289,8 +290,9 @@ class Loop:
             state.window = Window()
         if last or state.step % s.save_every == 0:
             if self.group.size > 1:
-                weights = [p.detach().double().sum() for p in self.learner.parameters()]
-                self.group.check_same(float(torch.stack(weights).sum()), "the weights")
+                norms = [p.detach().double().norm() for p in self.learner.parameters()]
+                if not self.group.check_same(float(torch.stack(norms).norm()), "the weights"):
+                    self.group.tell_tensors(self.learner.state_dict())  # machines that round otherwise, together again
             self._save()
 
     def _validate(self, val: TaskSplit) -> Interval:

@@ -123,9 +123,9 @@ class RunFolder:
                 first = json.loads(path.read_text(encoding="utf-8"))
             except ValueError:
                 first = {}
-            sessions = first.get("resumed", [])
-            different = environment.changed(sessions[-1] if sessions else first, now)
-            now = {**first, "resumed": [*sessions, {"step": step, **now}]}
+            earlier = first.get("resumed", [])
+            different = environment.changed(earlier[-1] if earlier else first, now)
+            now = {**first, "resumed": [*earlier, {"step": step, **now}]}
         atomic_file(path, json.dumps(now, indent=2) + "\n")
         return different
 

@@ -109,7 +109,11 @@ class Settings:
         if self.mode == "auto":
             kept["mode"] = before["mode"]
         settings = replace(self, **kept)
-        free = ("steps", "save_every", "log_every")
+        free = ("steps", "save_every", "log_every", "recompute")
+        if settings.recompute and settings.mode == "compile":
+            raise ConfigError(
+                "the run computes in mode compile, which recompute=True is not for: start another run with mode='auto'"
+            )
         differ = [
             *_differences(_without(before, free), _without(settings.to_dict(), free)),
             *_differences(recorded.get("learner"), now["learner"], "learner"),

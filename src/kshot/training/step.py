@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +14,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from kshot import engine
-from kshot.engine.distributed import Group, rank_here
+from kshot.engine.distributed import Group
 from kshot.episodes import Episodes, Examples, Unlabeled
 from kshot.errors import ArtifactError, ConfigError, DivergedError, KshotError, UnsupportedError
 from kshot.learners.base import Learner
 from kshot.models import norms
+from kshot.processes import place
 
 _BLOCK = 2**20
 """Examples of the larger of two numbers that a count is told as: float32 is exact up to 2^24."""
@@ -229,12 +229,18 @@ def resolve_device(device: str | torch.device) -> torch.device:
     """`"auto"`: the GPU where there is one; of several processes on a machine each takes its own.
 
     Raises:
-        ConfigError: no such device here.
+        ConfigError: no such device here, or fewer of them than processes.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if str(device) == "cuda" and rank_here()[1] > 1 and torch.cuda.is_available():
-        device = f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
+    here = place()
+    if str(device) == "cuda" and here.size > 1 and torch.cuda.is_available():
+        if here.local_size > torch.cuda.device_count():
+            raise ConfigError(
+                f"torchrun started {here.local_size} processes on this machine, which has {torch.cuda.device_count()} "
+                "GPUs, and each takes one: start as many as there are (--nproc-per-node), or say device: cpu"
+            )
+        device = f"cuda:{here.local_rank}"
     try:
         found = torch.device(device)
     except (RuntimeError, TypeError) as error:

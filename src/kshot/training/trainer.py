@@ -141,6 +141,11 @@ class Trainer:
             recompute=recompute, val_every=val_every, val_tasks=val_tasks,
             patience=patience, save_every=save_every,
         )  # fmt: skip
+        if recompute and not learner.recomputes:
+            raise ConfigError(
+                f"recompute=True forgets inner steps on a whole network, of which {type(learner).__name__} keeps none "
+                "that can be computed again: leave it out"
+            )
         self.device, self.asked_device = resolve_device(device), device
         self.out = None if out is None else Path(out).expanduser()
         self.resume, self.overwrite, self.config = resume, overwrite, config

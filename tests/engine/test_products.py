@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from kshot.engine.transposes import without_transposes
+from kshot.engine.products import NARROW, oriented
 
 aten = torch.ops.aten
 TURNS = (aten.t.default, aten.transpose.int)
@@ -49,7 +49,7 @@ def test_products_are_not_turned(case: str, batch: tuple[int, ...]) -> None:
     graph = traced(function, *inputs)
     assert turned_products(graph) >= before
     expected = graph(*inputs)
-    assert turned_products(without_transposes(graph)) == (1 if case == "of transposed arguments" else 0)
+    assert turned_products(oriented(graph)) == (1 if case == "of transposed arguments" else 0)
     torch.testing.assert_close(graph(*inputs), expected)
 
 
@@ -60,7 +60,7 @@ def test_what_others_use_as_it_is_stays() -> None:
     shared = traced(lambda a, b: (lambda p: p + p.mT)(a @ b), *inputs)
     for one, products in ((graph, 2), (shared, 1)):
         expected = one(*inputs)
-        without_transposes(one)
+        oriented(one)
         assert sum(node.target is aten.mm.default for node in one.graph.nodes) == products
         torch.testing.assert_close(one(*inputs), expected)
 
@@ -84,4 +84,25 @@ def test_any_expression(tree) -> None:
     inputs = matrices((3, 3), (3, 3))
     graph = traced(lambda a, b: value(tree, a, b), *inputs)
     expected = graph(*inputs)
-    torch.testing.assert_close(without_transposes(graph)(*inputs), expected)
+    torch.testing.assert_close(oriented(graph)(*inputs), expected)
+
+
+@given(st.integers(1, 20), st.integers(1, 30), st.integers(1, 30), st.booleans(), st.booleans())
+def test_narrow_products_are_turned_over(columns: int, rows: int, depth: int, left: bool, right: bool) -> None:
+    """The same numbers, lying as they did, and a product with few rows in place of one with few columns."""
+    a, b = matrices(
+        (3, depth, rows) if left else (3, rows, depth), (3, columns, depth) if right else (3, depth, columns)
+    )
+
+    def function(a: Tensor, b: Tensor) -> list[Tensor]:
+        product = (a.mT if left else a) @ (b.mT if right else b)
+        return [product, product.view(-1)]  # a view counts on how the product lies
+
+    graph = traced(function, a, b)
+    expected = graph(a, b)
+    found = oriented(graph)(a, b)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+        assert one.stride() == other.stride()
+    shapes = [tuple(n.meta["val"].shape[1:]) for n in graph.graph.nodes if n.target is aten.bmm.default]
+    assert shapes == ([(columns, rows)] if columns <= NARROW < rows else [(rows, columns)])

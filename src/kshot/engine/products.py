@@ -1,9 +1,12 @@
-"""Matrices that a traced graph turns over, taken as they are: the transpose of a product is a product of transposes.
+"""Products of matrices in a traced graph, in the orientation that is quickest.
 
 A linear layer's gradient comes as a product that is transposed; where it is added to one that is not, the compiled loop
 reads one of the two across its rows, which took more of MAML's inner steps on a small network than anything but the
-products themselves. A product costs the same with its arguments transposed, whose order BLAS is told in a flag. Without
-these turns a step of sinusoid MAML with five inner steps takes 0.6 of its time.
+products themselves. The transpose of a product is the product of transposes, whose order BLAS is told in a flag:
+without these turns a step of sinusoid MAML with five inner steps takes 0.6 of its time.
+
+Many small products with few columns, as heads of five classes have, are two to six times as slow on a CPU as the same
+with few rows: these are turned over at last.
 """
 
 from __future__ import annotations
@@ -14,6 +17,10 @@ import torch
 from torch.fx import GraphModule, Node
 
 aten: Any = torch.ops.aten
+
+NARROW = 12
+"""Columns up to which a batched product is quicker turned over, on a CPU: 64 of 75 x 64 and 64 x 5 take 401 us in place
+of 92, and of 64 x 8 3.2 times as long; with 16 columns it is no matter."""
 
 _VIEWS = frozenset((aten._unsafe_view.default, aten.view.default, aten.expand.default))
 _PRODUCTS = frozenset((aten.bmm.default, aten.mm.default))
@@ -30,8 +37,8 @@ _ELEMENTWISE = frozenset(
 )
 
 
-def without_transposes(traced: GraphModule) -> GraphModule:
-    """Rewrites a graph of tensor operators, in place, so that no product of matrices is transposed.
+def oriented(traced: GraphModule) -> GraphModule:
+    """Rewrites a graph of tensor operators, in place: no product of matrices is transposed, but narrow ones are.
 
     What it computes stays the same but for rounding: BLAS may add up the terms of a product in another order.
 
@@ -45,6 +52,7 @@ def without_transposes(traced: GraphModule) -> GraphModule:
         if _is_transpose(node) and _turns(node.args[0]):
             with graph.inserting_before(node):
                 node.replace_all_uses_with(_turned(node.args[0]))
+    _turn_narrow(traced)
     graph.eliminate_dead_code()
     graph.lint()
     traced.recompile()
@@ -80,6 +88,24 @@ def _turned(node: Node) -> Node:
     made = graph.call_function(node.target, tuple(args))  # type: ignore[arg-type]
     made.meta["val"] = node.meta["val"].mT.contiguous()
     return made
+
+
+def _turn_narrow(traced: GraphModule) -> None:
+    """Batched products with few columns become transposes of products with few rows."""
+    graph = traced.graph
+    for node in list(graph.nodes):
+        if node.target is not aten.bmm.default or node.meta["val"].device.type != "cpu":
+            continue
+        rows, columns = _shape(node)[-2:]
+        if not columns <= NARROW < rows:
+            continue
+        with graph.inserting_before(node):
+            turned = _transpose(_turned(node))
+            # As it lay before: views that were traced behind it count on that.
+            same = graph.call_function(aten.clone.default, (turned,), {"memory_format": torch.contiguous_format})
+        same.meta["val"] = node.meta["val"]
+        node.replace_all_uses_with(same)
+        graph.erase_node(node)
 
 
 def _transpose(node: Any) -> Node:
