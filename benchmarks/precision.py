@@ -1,17 +1,20 @@
 """Training in bf16 beside training in float32: accuracy on the same unseen tasks, and time.
 
-    python benchmarks/precision.py            # prints, and writes benchmarks/results/precision.json
+    python benchmarks/precision.py                  # prints, and writes benchmarks/results/precision.json
+    python benchmarks/precision.py --device cuda    # benchmarks/results/precision.cuda.json
 
 The same learner from the same seed on the same tasks, once in each precision, in turn; both are evaluated in float32.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 from pathlib import Path
 from typing import Any
 
+from kshot.bench.machine import describe, full_float32
 from kshot.cli import allocator
 from kshot.evaluation import evaluate
 from kshot.evaluation.text import show
@@ -34,7 +37,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def compare(name: str, case: dict[str, Any], data: str) -> dict[str, Any]:
+def compare(name: str, case: dict[str, Any], data: str, device: str) -> dict[str, Any]:
     """Trains a learner in both precisions and scores both on the same test tasks."""
     scores, seconds = {}, {}
     for amp in (None, "bf16"):
@@ -48,7 +51,7 @@ def compare(name: str, case: dict[str, Any], data: str) -> dict[str, Any]:
                 "val_tasks": 100,
                 "val_every": 100,
                 "seed": 0,
-                "device": "cpu",
+                "device": device,
             },
         }
         config = parse_config(content)
@@ -69,14 +72,23 @@ def compare(name: str, case: dict[str, Any], data: str) -> dict[str, Any]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    device = parser.parse_args().device
     allocator.raise_thresholds()
     data = os.environ["KSHOT_DATA"]
-    rows = [compare(name, case, data) for name, case in CASES.items()]
+    found = describe(device)
+    with full_float32():  # or what is called float32 here would be TF32 on a GPU
+        rows = [compare(name, case, data, device) for name, case in CASES.items()]
+    command = "python benchmarks/precision.py" + ("" if device == "cpu" else f" --device {device}")
+    where = found.get("gpu") or found["cpu"]
     what = (
         "Conv-4 on Omniglot, 5-way 1-shot, trained from one seed on the same tasks in float32 and with `amp: bf16`, "
-        f"both evaluated in float32 on the same {TASKS} test tasks (`python benchmarks/precision.py`)."
+        f"both evaluated in float32 on the same {TASKS} test tasks, on {where} (`{command}`)."
     )
-    (RESULTS / "precision.json").write_text(json.dumps({"what": what, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    kept = {"what": what, "machine": found, "rows": rows}
+    path = RESULTS / ("precision.json" if device == "cpu" else f"precision.{device}.json")
+    path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -21,29 +21,30 @@ RESULTS = ROOT / "benchmarks" / "results"
 def page() -> str:
     """The page with the tables as the results have them now."""
     results = report.load(RESULTS / "bench", report.names(workloads()))
-    precision = json.loads((RESULTS / "precision.json").read_text(encoding="utf-8"))
+    precision = [RESULTS / f"{name}.json" for name in report.names(["precision"])]
     parts = {
-        "machine": machine(next(iter(results.values()))["machine"]),
+        "machine": machines(results),
         "goals": goals(results),
-        "precision": half(precision),
+        "precision": "\n".join(half(json.loads(p.read_text(encoding="utf-8"))) for p in precision if p.is_file()),
         "workloads": "\n".join(workload(result, name) for name, result in results.items()),
     }
     text = PAGE.read_text(encoding="utf-8")
     for name, content in parts.items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->\n)", re.DOTALL)
-        text, found = pattern.subn(lambda match, content=content: match[1] + content + match[2], text)
+        text, found = pattern.subn(r"\g<1>" + content.replace("\\", r"\\") + r"\g<2>", text)
         assert found == 1, f"{PAGE} has {found} places for {name}"
     return text
 
 
-def machine(machine: dict[str, Any]) -> str:
-    """Where it was measured."""
-    ceilings = machine["ceilings"]
-    return (
-        f"On {machine['cpu']} with {machine['threads']} threads, torch {machine['packages']['torch']}: a matrix "
-        f"product reaches {ceilings['flops'] / 1e9:.0f} GFLOP/s, a copy {ceilings['bytes'] / 1e9:.0f} GB/s. None of "
-        "this says anything about a GPU, of which there was none.\n"
-    )
+def machines(results: dict[str, dict[str, Any]]) -> str:
+    """Where it was measured: a line for each device."""
+    found: dict[bool, dict[str, Any]] = {}
+    for name, result in results.items():
+        found.setdefault(name.endswith(".cuda"), result["machine"])
+    lines = [f"- {report.machine(one)} (torch {one['packages']['torch']})." for _, one in sorted(found.items())]
+    if True not in found:
+        lines += ["", "None of this says anything about a GPU, of which there was none."]
+    return "\n".join(lines) + "\n"
 
 
 def goals(results: dict[str, dict[str, Any]]) -> str:
@@ -60,6 +61,7 @@ def goals(results: dict[str, dict[str, Any]]) -> str:
                 asked = f"{goal['ratio']:.3g} times {goal['theirs']}"
                 found = f"{goal['reached']:.3g} ({goal['low']:.3g} to {goal['high']:.3g}), {goal['ours']}"
             rows.append(f"| {name} | {asked} | {found} | {verdict} |")
+        rows += [f"| {name} | {g['asked']} | no {g['absent']} | **not judged** |" for g in report.unjudged(result)]
     return "\n".join(rows) + "\n"
 
 

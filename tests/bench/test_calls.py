@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from kshot.bench.counting import Operators
 from kshot.bench.workloads.sinusoid import Sinusoid
 from kshot.episodes import Episodes
 from kshot.learners import Learner
@@ -24,18 +24,6 @@ from kshot.training.step import OuterStep
 PYTHON = {"vmap": 1_720, "compile": 510}
 OPERATORS = {"vmap": 350}
 """Calls of an outer step of MAML on sinusoids with one inner step."""
-
-
-class Operators(TorchDispatchMode):
-    """Counts the operators that reach a kernel."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.number = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.number += 1
-        return func(*args, **(kwargs or {}))
 
 
 def python_calls(function: Callable[[], object]) -> int:

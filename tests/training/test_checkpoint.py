@@ -16,7 +16,7 @@ from training_toys import fit, gaussians, protonet, same
 
 from kshot.artifacts import atomic
 from kshot.errors import ArtifactError, RunError
-from kshot.training import Callback, checkpoint
+from kshot.training import Callback, Trainer, checkpoint
 from kshot.training.checkpoint import Checkpoint
 from kshot.training.state import State
 
@@ -258,3 +258,13 @@ def test_half_removed_and_half_written_folders_are_cleared_away(tmp_path: Path) 
     (folder / ".step-00000006.0badcafe.tmp" / "learner.safetensors").write_bytes(b"half")
     resume(tmp_path)
     assert {p.name for p in folder.iterdir()} == {".lock", "step-00000004", "step-00000006"}
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_bf16_without_instructions_for_it_is_said(known, monkeypatch, capsys):
+    from kshot.training import environment
+
+    monkeypatch.setattr(environment, "has_bf16", lambda: known)
+    Trainer(protonet(), gaussians(), steps=1, meta_batch=2, val_tasks=2, mode="loop", amp="bf16").fit()
+    said = capsys.readouterr()
+    assert ("amp='bf16' on a CPU without instructions for it (" in said.err + said.out) is not known

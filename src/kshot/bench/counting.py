@@ -36,10 +36,9 @@ def count(work: Callable[[], object]) -> Count:
     of the tensors that each operator is given and gives back, views apart: what memory would have to move if nothing
     stayed in a cache and nothing was fused.
     """
-    traffic = _Traffic()  # type: ignore[no-untyped-call]
-    with FlopCounterMode(display=False) as flops, traffic:
+    with FlopCounterMode(display=False) as flops, Operators() as operators:
         work()
-    return Count(int(flops.get_total_flops()), traffic.bytes)
+    return Count(int(flops.get_total_flops()), operators.bytes)
 
 
 def count_work(problem: MamlProblem) -> Count:
@@ -48,10 +47,20 @@ def count_work(problem: MamlProblem) -> Count:
     return count(lambda: peer.backward(problem.batches[0]))
 
 
-class _Traffic(TorchDispatchMode):
-    bytes = 0
+class Operators(TorchDispatchMode):
+    """Counts the operators that reach a kernel.
+
+    Attributes:
+        number: of them.
+        bytes: of the tensors that each is given and gives back, views apart.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.number = self.bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.number += 1
         result = func(*args, **(kwargs or {}))
         if not any(name in str(func) for name in _VIEWS):
             tensors = [t for t in pytree.tree_leaves((args, kwargs, result)) if isinstance(t, Tensor)]

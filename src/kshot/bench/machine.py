@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,12 +18,19 @@ class Ceilings:
     """Measured, with as many threads as torch uses.
 
     Attributes:
-        flops: operations a second of a product of two square float32 matrices.
+        flops: operations a second of a product of two square float32 matrices; on a GPU without TF32.
         bytes: read and written a second by a copy that no cache holds.
+        bf16_flops: the same as `flops` of bf16 matrices.
     """
 
     flops: float
     bytes: float
+    bf16_flops: float
+
+    def flops_in(self, precision: str) -> float:
+        """The ceiling of what computes in a precision. A machine without units for bf16 takes longer for it than for
+        float32, in which the same work could be done: the ceiling is the higher of the two."""
+        return max(self.flops, self.bf16_flops) if precision == "bf16" else self.flops
 
     def to_dict(self) -> dict[str, float]:
         return asdict(self)
@@ -32,20 +40,44 @@ def measure_ceilings(size: int = 1024, seconds: float = 0.5, device: torch.devic
     """The best of some repetitions: a ceiling is what is possible, not what is usual."""
     device = torch.device(device)
     size *= 8 if device.type == "cuda" else 1
-    a, b = (torch.randn(size, size, device=device) for _ in range(2))
-    out = torch.empty_like(a)
-    flops = 2 * size**3 / _best(lambda: torch.mm(a, b, out=out), seconds, device)
+
+    def product(dtype: torch.dtype) -> float:
+        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+        out = torch.empty_like(a)
+        return 2 * size**3 / _best(lambda: torch.mm(a, b, out=out), seconds, device)
+
+    with full_float32():
+        flops, bf16_flops = product(torch.float32), product(torch.bfloat16)
     source = torch.randn(32 * 2**20, device=device)  # 128 MiB, beyond any cache
     target = torch.empty_like(source)
     moved = 2 * source.numel() * source.element_size()
-    return Ceilings(flops, moved / _best(lambda: target.copy_(source), seconds, device))
+    return Ceilings(flops, moved / _best(lambda: target.copy_(source), seconds, device), bf16_flops)
+
+
+@contextlib.contextmanager
+def full_float32() -> Iterator[None]:
+    """On a GPU, too, float32 is float32 inside the context. As torch comes, products are, and convolutions are in TF32,
+    of 10 bits: they would be above the ceiling of a product, and their gradients too coarse to be compared."""
+    # The older of torch's two ways to say so: parts of torch still ask in it, and it fails where both were used.
+    settings: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [setting.allow_tf32 for setting in settings]
+    try:
+        for setting in settings:
+            setting.allow_tf32 = False
+        yield
+    finally:
+        for setting, allowed in zip(settings, before, strict=True):
+            setting.allow_tf32 = allowed
 
 
 def describe(device: torch.device | str = "cpu") -> dict[str, Any]:
     """The machine and the versions, JSON-able, without the host's name."""
     found = environment(torch.device(device))
-    keys = ("kshot", "python", "packages", "platform", "cpu", "cores", "threads", "commit", "gpu")
-    return {key: found[key] for key in keys if key in found}
+    keys = ("kshot", "python", "packages", "platform", "cpu", "instructions", "cores", "threads", "commit")
+    kept = {key: found[key] for key in keys if key in found}
+    if torch.device(device).type == "cuda":
+        kept |= {"gpu": found["gpu"], "cuda": found["cuda"], "tf32": False}  # `full_float32`
+    return kept
 
 
 def _best(work: Callable[[], object], seconds: float, device: torch.device) -> float:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kshot.bench.clock import Timing
 from kshot.bench.run import Result
 from kshot.errors import ConfigError
 
@@ -47,11 +48,23 @@ def load(folder: Path, names: Sequence[str]) -> dict[str, Result]:
     return found
 
 
+def machine(machine: Mapping[str, Any]) -> str:
+    """A machine's device and its ceilings, in a line."""
+    ceilings = machine["ceilings"]
+    products = f"{ceilings['flops'] / 1e9:,.0f} GFLOP/s"
+    if "bf16_flops" in ceilings:  # results of before know of no other than float32
+        exactly = ", without TF32," if machine.get("gpu") else ""
+        products += f" in float32{exactly} and {ceilings['bf16_flops'] / 1e9:,.0f} in bf16"
+    known = f" ({machine['instructions']})" if "instructions" in machine else ""
+    what = machine.get("gpu") or f"{machine['cpu']}{known} with {machine['threads']} threads"
+    return f"{what}: a matrix product reaches {products}, a copy {ceilings['bytes'] / 1e9:,.0f} GB/s"
+
+
 def rows(result: Result) -> tuple[list[str], list[list[str]]]:
     """The table of a workload: its head, and a row for each contender, the fastest first."""
     contenders: Mapping[str, Any] = result["contenders"]
     reference = result["reference"]
-    base = contenders[reference]["per_second"]
+    ratios = times_reference(result)
     optional = {"difference": "error", "peak": "peak_bytes", "of FLOP/s": "flops_share", "of bytes/s": "bytes_share"}
     columns = [column for column, key in optional.items() if any(key in row for row in contenders.values())]
     body = []
@@ -64,16 +77,22 @@ def rows(result: Result) -> tuple[list[str], list[list[str]]]:
             "of FLOP/s": f"{100 * row['flops_share']:.1f} %" if "flops_share" in row else "",
             "of bytes/s": f"{100 * row['bytes_share']:.0f} %" if "bytes_share" in row else "",
         }
-        ratio = row["per_second"] / base
         body.append(
-            [name, _number(row["per_second"]), f"{_number(slow)} to {_number(fast)}", f"{ratio:.2f}"]
+            [name, _number(row["per_second"]), f"{_number(slow)} to {_number(fast)}", f"{ratios[name]:.2f}"]
             + [cells[column] for column in columns]
         )
     return ["contender", f"{result['unit']}/s", "slowest to fastest round", f"times {reference}", *columns], body
 
 
+def times_reference(result: Result) -> dict[str, float]:
+    """How many times as fast as the reference each contender is: the median of the ratios of the same round, which is
+    also what goals are judged by."""
+    timings = {name: Timing(tuple(row["seconds"])) for name, row in result["contenders"].items()}
+    return {name: timing.times_faster(timings[result["reference"]])[0] for name, timing in timings.items()}
+
+
 def missed(result: Result, share: float) -> list[str]:
-    """Lines of the goals of which less than a share was reached."""
+    """Lines of the goals of which less than a share was reached, or of which nobody can say."""
     far = [
         goal
         for goal in result["goals"]
@@ -83,7 +102,7 @@ def missed(result: Result, share: float) -> list[str]:
 
 
 def goals(result: Result) -> list[str]:
-    """A line for each goal: reached or short."""
+    """A line for each goal: reached, short, or not judged since nobody of one of its sides was measured."""
     lines = []
     for goal in result["goals"]:
         verdict = "reached" if goal["met"] else "SHORT"
@@ -97,7 +116,25 @@ def goals(result: Result) -> list[str]:
                 f"{verdict}: {goal['ours']} is {goal['reached']:.2f} times as fast as {goal['theirs']}, "
                 f"{goal['low']:.2f} to {goal['high']:.2f} in the rounds ({goal['ratio']:g} asked)"
             )
+    for goal in unjudged(result):
+        lines.append(f"NOT JUDGED: {goal['asked']}, but there is no {goal['absent']}")
     return lines
+
+
+def unjudged(result: Result) -> list[dict[str, str]]:
+    """What was asked of a goal that could not be judged, and which side was not measured."""
+    found = []
+    for goal in result.get("unjudged", []):
+        ours, theirs = (" or ".join(goal[side]) for side in ("ours", "theirs"))
+        if goal["what"] == "memory":
+            asked = f"{ours} is to take at most {100 * goal['ratio']:.0f} % of the memory of {theirs}"
+        else:
+            asked = f"{ours} is to be {goal['ratio']:.3g} times as fast as {theirs}"
+        key = "peak_bytes" if goal["what"] == "memory" else "seconds"
+        here = {name for name, row in result["contenders"].items() if key in row}
+        absent = [side for side in ("ours", "theirs") if not here & set(goal[side])]
+        found.append({"asked": asked, "absent": " and no ".join(" or ".join(goal[side]) for side in absent)})
+    return found
 
 
 def picture(results: Mapping[str, Result]) -> bytes:
@@ -111,9 +148,9 @@ def picture(results: Mapping[str, Result]) -> bytes:
     for axes in panels[len(results) :]:
         axes.set_visible(False)
     for axes, (name, result) in zip(panels, results.items(), strict=False):
-        base = result["contenders"][result["reference"]]["per_second"]
-        ranked = sorted(result["contenders"].items(), key=lambda item: item[1]["per_second"])
-        ratios = [row["per_second"] / base for _, row in ranked]
+        times = times_reference(result)
+        ranked = sorted(result["contenders"].items(), key=lambda item: times[item[0]])
+        ratios = [times[key] for key, _ in ranked]
         axes.barh(range(len(ranked)), ratios, color=[OURS if row["ours"] else THEIRS for _, row in ranked], height=0.7)
         axes.set_yticks(range(len(ranked)), [key for key, _ in ranked], fontsize=7)
         axes.set_xscale("log")

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from kshot.bench.clock import Timing, alternate
-from kshot.bench.machine import Ceilings
-from kshot.bench.workload import Comparison, Contender, Goal, Missing, Workload, compare
+from kshot.bench.machine import Ceilings, full_float32
+from kshot.bench.workload import Answers, Comparison, Contender, Goal, Missing, Workload, compare
+from kshot.engine import CompileWarning, compiling_fails
 
 Result = dict[str, Any]
 
 
+@full_float32()
 def run(
     workload: Workload,
     ceilings: Ceilings,
@@ -42,7 +46,10 @@ def run(
             say(f"{workload.name}: without {contender.name} ({contender.reason})")
         elif only is None or contender.name in (*only, workload.reference):
             present[contender.name] = contender
-    comparisons = compare_all(workload, present, say)
+    comparisons, unable = compare_all(workload, present, say)
+    for one in unable:
+        missing.append(one)
+        del present[one.name]
     say(f"{workload.name}: {len(present)} contenders agree; timing them in {rounds} rounds")
     done = {name: _finished(c.wait, workload.device) for name, c in present.items()}
     timings = alternate({n: (c.step, done[n]) for n, c in present.items()}, rounds=rounds, seconds=seconds)
@@ -57,13 +64,16 @@ def run(
             "ours": present[name].ours,
         }
         if name in comparisons:
-            row["error"] = comparisons[name].error
+            row["error"], row["errors"] = comparisons[name].error, comparisons[name].parts
+        if present[name].precision != "float32":
+            row["precision"] = present[name].precision
         if name in peaks:
             row["peak_bytes"] = peaks[name]
         if count is not None:
-            row["flops_share"] = count.flops / timing.median / ceilings.flops
+            row["flops_share"] = count.flops / timing.median / ceilings.flops_in(present[name].precision)
             row["bytes_share"] = count.bytes / timing.median / ceilings.bytes
         rows[name] = row
+    judged = [(goal, judge(goal, timings, peaks)) for goal in workload.asked()]
     return {
         "title": workload.title,
         "unit": workload.unit,
@@ -74,7 +84,8 @@ def run(
         "count": None if count is None else asdict(count),
         "contenders": rows,
         "missing": {m.name: m.reason for m in missing},
-        "goals": [found for goal in workload.goals if (found := judge(goal, timings, peaks)) is not None],
+        "goals": [found for _, found in judged if found is not None],
+        "unjudged": [_sides(goal) for goal, found in judged if found is None],
     }
 
 
@@ -89,20 +100,64 @@ def _finished(wait: Callable[[], object], device: torch.device) -> Callable[[], 
     return both
 
 
-def compare_all(workload: Workload, present: dict[str, Contender], say: Callable[[str], None]) -> dict[str, Comparison]:
-    """Compares what each contender answers with the reference's answers."""
+def compare_all(
+    workload: Workload, present: Mapping[str, Contender], say: Callable[[str], None]
+) -> tuple[dict[str, Comparison], list[Missing]]:
+    """Compares what each contender answers with the reference's answers, and has each take its first step.
+
+    Returns:
+        By name how far they are from the reference, and those that cannot do the work here: what could not be compiled
+        would run uncompiled under the name of what is.
+
+    Raises:
+        UnsupportedError: the answers differ.
+    """
     reference = present[workload.reference]
-    if reference.answers is None:
-        return {}
-    expected = reference.answers()
-    found = {}
+    expected = None if reference.answers is None else reference.answers()
+    found: dict[str, Comparison] = {}
+    unable: list[Missing] = []
+
+    def attempt(contender: Contender, part: Callable[[], object]) -> None:
+        try:
+            with compiling_fails():
+                part()
+        except Exception as error:
+            why = cannot(error)
+            if why is None or contender is reference:
+                raise
+            unable.append(Missing(contender.name, why))
+            say(f"{workload.name}: without {contender.name} ({why})")
+
     for name, contender in present.items():
-        if contender.answers is not None and contender is not reference:
+        if expected is not None and contender.answers is not None and contender is not reference:
             say(f"{workload.name}: {name}")
-            found[name] = compare(
-                name, contender.answers(), reference.name, expected, max(contender.tolerance, workload.tolerance)
-            )
-    return found
+            attempt(contender, functools.partial(_compare, workload, contender, expected, found))
+    for contender in present.values():
+        if contender.name not in {one.name for one in unable}:
+            attempt(contender, contender.step)
+    return found, unable
+
+
+def _compare(workload: Workload, contender: Contender, expected: Answers, found: dict[str, Comparison]) -> None:
+    assert contender.answers is not None
+    limits = {key: max(limit, workload.tolerance) for key, limit in contender.tolerances.items()}
+    tolerance = max(contender.tolerance, workload.tolerance)
+    found[contender.name] = compare(
+        contender.name, contender.answers(), workload.reference, expected, tolerance, limits
+    )
+
+
+def cannot(error: BaseException) -> str | None:
+    """Why work cannot be done here, where that is what an error says: for want of memory, of a compiler, or of what is
+    to be imported. None of any other, which is a mistake."""
+    if isinstance(error, CompileWarning):
+        return f"cannot be compiled: {error.reason}"
+    text = " ".join(str(error).split())
+    # torch's allocator on a CPU and JAX have no error of their own for it.
+    full = isinstance(error, RuntimeError) and ("can't allocate memory" in text or "RESOURCE_EXHAUSTED" in text)
+    if full or isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return textwrap.shorten(f"out of memory: {text}".rstrip(": "), 200, placeholder=" ...")
+    return f"{type(error).__name__}: {text}" if isinstance(error, ImportError) else None
 
 
 def judge(goal: Goal, timings: dict[str, Timing], peaks: dict[str, int]) -> Result | None:
@@ -113,8 +168,7 @@ def judge(goal: Goal, timings: dict[str, Timing], peaks: dict[str, int]) -> Resu
         if not ours or not theirs:
             return None
         share = min(ours) / max(1, min(theirs))
-        sides = {"ours": list(goal.ours), "theirs": list(goal.theirs)}
-        return {**asdict(goal), **sides, "reached": share, "low": share, "high": share, "met": share <= goal.ratio}
+        return {**_sides(goal), "reached": share, "low": share, "high": share, "met": share <= goal.ratio}
     fastest = _fastest(goal.ours, timings)
     rival = _fastest(goal.theirs, timings)
     if fastest is None or rival is None:
@@ -124,6 +178,10 @@ def judge(goal: Goal, timings: dict[str, Timing], peaks: dict[str, int]) -> Resu
         **asdict(goal), "ours": fastest, "theirs": rival, "reached": ratio, "low": low, "high": high,
         "met": ratio >= goal.ratio,
     }  # fmt: skip
+
+
+def _sides(goal: Goal) -> Result:
+    return {**asdict(goal), "ours": list(goal.ours), "theirs": list(goal.theirs)}
 
 
 def _fastest(names: Sequence[str], timings: dict[str, Timing]) -> str | None:

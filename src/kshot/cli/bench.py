@@ -37,7 +37,11 @@ def command(
     ] = None,
     require: Annotated[
         float | None,
-        typer.Option(min=0.0, help="Fail where less than this share of a goal is reached: 0.5.", show_default=False),
+        typer.Option(
+            min=0.0,
+            help="Fail where less than this share of a goal is reached, or nobody can say: 0.5.",
+            show_default=False,
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -61,83 +65,111 @@ def command(
             output.table(["name", "what"], [[name, make().title] for name, make in known.items()])
             output.result([{"name": name, "title": make().title} for name, make in known.items()])
             return
-        results = _measure(output, list(names or known), table, only, rounds, seconds, threads, out)
+        wanted = list(names or known)
+        failed: list[str] = []
+        if table and out is not None:
+            results = _kept(output, out, wanted)
+        else:
+            if threads is not None:
+                import torch
+
+                torch.set_num_threads(threads)
+            results, failed = _measure(output, _having(wanted, only), only, rounds, seconds, out)
+        output.result(results)  # whatever else there is to say: it was measured
         if require is not None:
-            _check(results, require)
+            failed += _missed(results, require)
+        if failed:
+            raise UnsupportedError("; ".join(failed))
+
+
+def _having(wanted: list[str], only: list[str] | None) -> list[str]:
+    """The workloads that have one of some contenders.
+
+    Raises:
+        ConfigError: none of them has a contender of such a name.
+    """
+    from kshot.bench.workloads import workloads
+
+    if not only:
+        return wanted
+    # Known once they are set up, which is little beside measuring them.
+    names = {name: [contender.name for contender in workloads()[name]().contenders()] for name in wanted}
+    known = dict.fromkeys(contender for found in names.values() for contender in found)
+    for name in only:
+        if name not in known:
+            where = wanted[0] if len(wanted) == 1 else "these workloads"
+            raise ConfigError(
+                f"there is no contender {name!r} in {where}. {suggest(name, known)} All: {', '.join(known)}"
+            )
+    return [name for name, found in names.items() if set(only) & set(found)]
+
+
+def _kept(output: Output, out: Path, wanted: list[str]) -> dict[str, Any]:
+    """The results in a folder, printed."""
+    from kshot.bench import report
+
+    results = report.load(out, report.names(wanted))
+    for name, result in results.items():
+        _print(output, name, result)
+    if not results:
+        output.say(f"there are no results in {out}")
+    return results
 
 
 def _measure(
-    output: Output,
-    wanted: list[str],
-    table: bool,
-    only: list[str] | None,
-    rounds: int,
-    seconds: float,
-    threads: int | None,
-    out: Path | None,
-) -> dict[str, Any]:
+    output: Output, wanted: list[str], only: list[str] | None, rounds: int, seconds: float, out: Path | None
+) -> tuple[dict[str, Any], list[str]]:
+    """What came of each workload on each device there is, printed and kept; and why of some nothing came."""
     import torch
 
     from kshot.artifacts import check_place
     from kshot.bench import report
     from kshot.bench.machine import describe, measure_ceilings
-    from kshot.bench.run import run
+    from kshot.bench.run import cannot, run
     from kshot.bench.workloads import workloads
 
-    if threads is not None:
-        torch.set_num_threads(threads)
-    if out is not None and not table:
-        check_place(out / ".place")  # before minutes of measuring, not after
-    results = report.load(out, report.names(wanted)) if table and out is not None else {}
-    if not table:
-        failed, ceilings, machines = [], {}, {}
-        devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-        for device in devices:
-            ceilings[device] = measure_ceilings(device=device)
-            machines[device] = {**describe(device), "ceilings": ceilings[device].to_dict()}
-            what = machines[device].get("gpu") if device == "cuda" else machines[device]["cpu"]
-            output.say(
-                f"{what}: a matrix product reaches {ceilings[device].flops / 1e9:,.0f} GFLOP/s, a copy "
-                f"{ceilings[device].bytes / 1e9:,.0f} GB/s"
-            )
-        for name, device in [(name, device) for name in wanted for device in devices]:
-            workload = workloads()[name]()
-            if device == "cuda" and not workload.on_gpu:
-                continue
-            workload.device = torch.device(device)
-            key = name if device == "cpu" else f"{name}.{device}"
-            try:
-                found = run(workload, ceilings[device], rounds=rounds, seconds=seconds, only=only, say=output.say)
-            except UnsupportedError as error:  # the others are worth having
-                failed.append(f"{key}: {error}")
-                output.say(failed[-1])
-                continue
-            results[key] = {**found, "machine": machines[device], "rounds": rounds}
-            if out is not None:
-                report.save(results[key], out, key)
-            _print(output, key, results[key])
+    if out is not None:  # before minutes of measuring, not after
+        check_place(out / ".place")
+        report.load(out, report.names(workloads()))
+    results: dict[str, Any] = {}
+    failed, ceilings, machines = [], {}, {}
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    for device in devices:
+        ceilings[device] = measure_ceilings(device=device)
+        machines[device] = {**describe(device), "ceilings": ceilings[device].to_dict()}
+        output.say(report.machine(machines[device]))
+    for name, device in [(name, device) for name in wanted for device in devices]:
+        workload = workloads()[name]()
+        if device == "cuda" and not workload.on_gpu:
+            continue
+        workload.device = torch.device(device)
+        key = name if device == "cpu" else f"{name}.{device}"
+        try:
+            found = run(workload, ceilings[device], rounds=rounds, seconds=seconds, only=only, say=output.say)
+        except Exception as error:
+            why = str(error) if isinstance(error, UnsupportedError) else cannot(error)
+            if why is None:
+                raise
+            failed.append(f"{key}: {why}")  # the others are worth having
+            output.say(failed[-1])
+            continue
+        results[key] = {**found, "machine": machines[device], "rounds": rounds}
         if out is not None:
-            kept = report.load(out, report.names(workloads()))
-            (out / "bench.png").write_bytes(report.picture(kept))
-            output.say(f"kept in {out}, the plot of all that is there in {out / 'bench.png'}")
-        if failed:
-            raise UnsupportedError("; ".join(failed))
-    else:
-        for name, result in results.items():
-            _print(output, name, result)
-        if not results:
-            output.say(f"there are no results in {out}")
-    output.result(results)
-    return results
+            report.save(results[key], out, key)
+        _print(output, key, results[key])
+    kept = {} if out is None else report.load(out, report.names(workloads()))
+    if out is not None and kept:
+        (out / "bench.png").write_bytes(report.picture(kept))
+        output.say(f"kept in {out}, the plot of all that is there in {out / 'bench.png'}")
+    return results, failed
 
 
-def _check(results: dict[str, Any], share: float) -> None:
-    """Raises UnsupportedError where a goal is missed by more than a share of it."""
+def _missed(results: dict[str, Any], share: float) -> list[str]:
+    """What to say where a goal is missed by more than a share of it, or could not be judged."""
     from kshot.bench import report
 
     missed = [f"{name}: {line}" for name, result in results.items() for line in report.missed(result, share)]
-    if missed:
-        raise UnsupportedError(f"less than {share:g} of what was asked: {'; '.join(missed)}")
+    return [f"less than {share:g} of what was asked: {'; '.join(missed)}"] if missed else []
 
 
 def _print(output: Output, name: str, result: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Many tasks at once: a learner's single-task hooks turned into a meta-batch by `loop`, `vmap`, `compile` or
 `native`."""
 
-from kshot.engine.auto import check_compiled, choose, losses_and_gradient
+from kshot.engine.auto import check_compiled, choose, compiling_fails, losses_and_gradient
 from kshot.engine.compiled import CompileWarning, compile_backend
 from kshot.engine.features import FeatureCache, compute_features, featured, with_features
 from kshot.engine.inner import gradient_descent
@@ -20,6 +20,7 @@ __all__ = [
     "check_compiled",
     "choose",
     "compile_backend",
+    "compiling_fails",
     "compute_features",
     "featured",
     "gradient_descent",

@@ -16,7 +16,7 @@ import kshot
 
 _PACKAGES = ("torch", "numpy", "safetensors", "scikit-learn", "pillow", "matplotlib")
 
-DECISIVE = ("kshot", "packages.torch", "threads", "processes", "device", "cpu")
+DECISIVE = ("kshot", "packages.torch", "threads", "processes", "device", "cpu", "instructions")
 """What may change the last bits of a result."""
 
 
@@ -28,6 +28,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "packages": {name: version for name in _PACKAGES if (version := _version(name))},
         "platform": platform.platform(),
         "cpu": _cpu(),
+        "instructions": instructions(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "processes": torch.distributed.get_world_size() if _together() else 1,
@@ -37,6 +38,18 @@ def environment(device: torch.device) -> dict[str, Any]:
         "commit": _commit(),
         "command": sys.argv,
     }
+
+
+def instructions() -> str:
+    """The widest instructions that torch uses on this CPU, and whether there are any for bf16: "AVX512, bf16"."""
+    return torch.backends.cpu.get_cpu_capability() + (", bf16" if has_bf16() else "")
+
+
+def has_bf16() -> bool:
+    """Whether this CPU has instructions for products in bf16; without them these take ten times as long and more."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def _together() -> bool:
@@ -51,7 +64,7 @@ def changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         new: Any = now
         for part in key.split("."):
             old, new = (side.get(part) if isinstance(side, dict) else None for side in (old, new))
-        if old != new:
+        if old is not None and old != new:
             different.append(f"{key.rpartition('.')[2]} {new} instead of {old}")
     return different
 

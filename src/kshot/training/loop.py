@@ -26,7 +26,7 @@ from kshot.learners.base import Learner
 from kshot.metrics import Interval
 from kshot.tasks.prefetch import prefetched
 from kshot.tasks.split import TaskSplit
-from kshot.training import about
+from kshot.training import about, environment
 from kshot.training import checkpoint as checkpoints
 from kshot.training.checkpoint import Checkpoint
 from kshot.training.interrupts import Interrupts
@@ -98,6 +98,10 @@ class Loop:
                 folder.write_source(self.source, seen_before(learner))
             for what in folder.write_environment(self.device, self.state.step):
                 self.progress.say(f"resumed with {what}: the last bits of the result may differ")
+        if self.settings.amp == "bf16" and self.device.type == "cpu" and not environment.has_bf16():
+            self.progress.say(
+                f"amp='bf16' on a CPU without instructions for it ({environment.instructions()}): it will be slower"
+            )
         if self.state.mode is None:  # measured as most steps are, before the first of them begins
             self.state.mode = self.group.first(self._choose_mode)
         if folder is not None:

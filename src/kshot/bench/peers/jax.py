@@ -3,25 +3,49 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
 from kshot.bench.peers.problem import OUTER_LR, MamlProblem
 from kshot.bench.workload import Answers, Contender
 
 
-def reaches(device: torch.device) -> bool:
-    """Whether JAX computes where torch does."""
+def name(in_turn: bool) -> str:
+    """Of the contender."""
+    return "jax, in turn" if in_turn else "jax"
+
+
+def absent(device: torch.device) -> str | None:
+    """Why JAX cannot compute where torch does; None where it can."""
+    try:
+        _device(device)
+    except RuntimeError as error:
+        if device.type == "cuda":
+            return f"the one that is installed finds no GPU ({_line(error)}): pip install 'jax[cuda13]'"
+        return f"the one that is installed does not compute on a CPU here ({_line(error)}); see JAX_PLATFORMS"
+    return None
+
+
+def _device(device: torch.device) -> Any:
+    """JAX's name of torch's device; its own default is a GPU where it has one."""
+    # It takes three quarters of a GPU's memory otherwise, which torch is to compute on, too.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     import jax
 
-    backend: str = jax.default_backend()
-    return backend == ("gpu" if device.type == "cuda" else "cpu")
+    return jax.devices("gpu" if device.type == "cuda" else "cpu")[0]
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def contender(problem: MamlProblem, *, in_turn: bool = False) -> Contender:
-    """JAX on the same tasks, which lie in its own arrays before anything is timed.
+    """JAX on the same tasks, which lie in its own arrays, on torch's device, before anything is timed. Arrays that were
+    put on a device stay there, and so does what is computed of them.
 
     Args:
         in_turn: tasks one after another (`lax.map`) rather than at once (`vmap`): what convolutions whose weights are
@@ -30,8 +54,11 @@ def contender(problem: MamlProblem, *, in_turn: bool = False) -> Contender:
     import jax
     import jax.numpy as jnp
 
-    weights = [jnp.asarray(w.detach().cpu().numpy()) for w in problem.weights]
-    batches = [tuple(jnp.asarray(t.cpu().numpy()) for t in batch) for batch in problem.batches]
+    device = _device(problem.batches[0].device)
+    if device.platform != "cpu":  # in TF32 otherwise; torch's float32 is float32 (`kshot.bench.machine.full_float32`)
+        jax.config.update("jax_default_matmul_precision", "float32")  # type: ignore[no-untyped-call]
+    weights = [jax.device_put(w.detach().cpu().numpy(), device) for w in problem.weights]
+    batches = [tuple(jax.device_put(t.cpu().numpy(), device) for t in batch) for batch in problem.batches]
 
     def loss(weights: Any, x: Any, y: Any) -> Any:
         output = problem.jax_forward(weights, x)
@@ -69,8 +96,8 @@ def contender(problem: MamlProblem, *, in_turn: bool = False) -> Contender:
         ]
         return (weights, first, second, count), losses.mean()
 
-    zeros = [jnp.zeros_like(w) for w in weights]
-    state: Any = (weights, zeros, zeros, jnp.zeros(()))
+    zeros = [jax.device_put(np.zeros(w.shape, np.float32), device) for w in weights]
+    state: Any = (weights, zeros, zeros, jax.device_put(np.zeros((), np.float32), device))
     cycle = itertools.cycle(batches)
 
     wait: Callable[..., Any] = jax.block_until_ready
@@ -84,4 +111,4 @@ def contender(problem: MamlProblem, *, in_turn: bool = False) -> Contender:
         vector = torch.cat([torch.tensor(jax.device_get(g)).flatten() for g in gradients])
         return {"losses": torch.tensor(jax.device_get(losses)), "meta-gradient": vector}
 
-    return Contender("jax, in turn" if in_turn else "jax", step, answers, wait=lambda: wait(state))
+    return Contender(name(in_turn), step, answers, wait=lambda: wait(state))

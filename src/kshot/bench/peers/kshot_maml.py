@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -27,8 +27,10 @@ def contender(
     recompute: bool = False,
     name: str | None = None,
     tolerance: float = 1e-3,
+    tolerances: Mapping[str, float] | None = None,
 ) -> Contender:
-    """A learner's outer step in a mode, as training takes it.
+    """A learner's outer step in a mode, as training takes it. What `compile` cannot compile runs as `vmap` does, and
+    a `CompileWarning` says so: whoever times it makes that an error first (`engine.compiling_fails`).
 
     Args:
         make: the learner, with the weights where all begin.
@@ -36,6 +38,8 @@ def contender(
         chunk: tasks at once.
         amp: mixed precision.
         recompute: computes inner steps again in the backward pass.
+        name: `"kshot MODE"` otherwise.
+        tolerance, tolerances: of its answers.
     """
     device = first_tensor(meta_batches[0].support.x).device
     learner = make().to(device).train()
@@ -65,5 +69,7 @@ def contender(
         answers,
         peak=lambda: peak_memory(answers, device),
         tolerance=tolerance,
+        tolerances=tolerances or {},
         ours=True,
+        precision=amp or "float32",
     )

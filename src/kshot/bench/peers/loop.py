@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from kshot.bench.peers.problem import Batch, MamlProblem
 
@@ -30,6 +31,15 @@ class PlainLoop:
         stacked = torch.stack(losses)
         stacked.mean().backward()
         return stacked
+
+
+def head_loss(weight: Tensor, bias: Tensor, z: Tensor, y: Tensor, query: Tensor, labels: Tensor) -> Tensor:
+    """ANIL's loss of one task's features: five steps of a linear head on the support set."""
+    for _ in range(5):
+        loss = F.cross_entropy(F.linear(z, weight, bias), y)
+        gradients = torch.autograd.grad(loss, (weight, bias), create_graph=True)
+        weight, bias = weight - 0.1 * gradients[0], bias - 0.1 * gradients[1]
+    return F.cross_entropy(F.linear(query, weight, bias), labels)
 
 
 class TaskwiseLoop(PlainLoop):

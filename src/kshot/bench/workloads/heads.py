@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from kshot import engine
 from kshot.bench.counting import count
 from kshot.bench.peers import kshot_maml
+from kshot.bench.peers.loop import head_loss
 from kshot.bench.workload import Answers, Contender, Count, Goal, Missing, Workload, flat
 from kshot.bench.workloads.episodes import Scaling, random_episodes
 from kshot.learners import ANIL, SNAIL, InContextTransformer, Learner, LSTMLearner, ProtoNet, RidgeNet
@@ -118,12 +119,7 @@ def _ridge(parameters: Sequence[Tensor], task: Task) -> Tensor:
 def _anil(parameters: Sequence[Tensor], task: Task) -> Tensor:
     scaling, weight, bias = parameters
     x, y, query, labels = task
-    z, q = x * scaling, query * scaling
-    for _ in range(5):
-        loss = F.cross_entropy(F.linear(z, weight, bias), y)
-        gradients = torch.autograd.grad(loss, (weight, bias), create_graph=True)
-        weight, bias = weight - 0.1 * gradients[0], bias - 0.1 * gradients[1]
-    return F.cross_entropy(F.linear(q, weight, bias), labels)
+    return head_loss(weight, bias, x * scaling, y, query * scaling, labels)
 
 
 def heads() -> list[tuple[str, Callable[[], Workload]]]:

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kshot import engine
-from kshot.bench.workload import Contender, Missing, Workload
+from kshot.bench.counting import count
+from kshot.bench.workload import Contender, Count, Missing, Workload
 from kshot.bench.workloads import pictures
 from kshot.bench.workloads.episodes import Scaling, random_episodes
 from kshot.episodes import Episodes, stack_inputs
@@ -42,13 +43,17 @@ class OneTask(Workload):
             probabilities: Tensor = adapt(learner, task.support).probabilities(query)
             return probabilities
 
+        self.counted = plain
         yield Contender("plain PyTorch", plain, lambda: {"probabilities": plain()})
         yield Contender("kshot", ours, lambda: {"probabilities": ours()}, ours=True)
+
+    def count(self) -> Count:
+        return count(self.counted)
 
 
 class ManyTasks(Workload):
     """5-way 5-shot tasks of 64 features, each of another user: a head is made for every one, and asked five
-    queries."""
+    queries. Operations and bytes are counted over ten of them, one by one, and are a hundred times as many."""
 
     reference = "one by one"
     amount = 1000
@@ -63,16 +68,20 @@ class ManyTasks(Workload):
         tasks: list[Episodes] = list(random_episodes(1000, 5, 5, 1, (64,)))
 
         @torch.no_grad()
-        def alone() -> Tensor:
-            return torch.stack([learner.predict(learner.adapt(task.support), task.query.x) for task in tasks])
+        def alone(number: int = len(tasks)) -> Tensor:
+            return torch.stack([learner.predict(learner.adapt(t.support), t.query.x) for t in tasks[:number]])
 
         def stacked() -> Tensor:
             states = engine.adapt_tasks(learner, [task.support for task in tasks])
             outputs: Tensor = engine.predict_tasks(learner, states, stack_inputs([task.query.x for task in tasks]))
             return outputs
 
+        self.counted = lambda: alone(10)
         yield Contender("one by one", alone, lambda: {"outputs": alone()}, ours=True)
         yield Contender("kshot, stacked", stacked, lambda: {"outputs": stacked()}, ours=True)
+
+    def count(self) -> Count:
+        return count(self.counted).times(100)
 
 
 def latencies() -> list[tuple[str, Callable[[], Workload]]]:

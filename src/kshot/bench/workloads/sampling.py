@@ -22,7 +22,8 @@ class Sampling(Workload):
     """5-way 1-shot tasks with 15 queries a class, of 60 classes of 20 pictures of 105x105 pixels, made 28x28.
 
     kshot decodes the folder once, before anything is timed, and samples from memory; a `DataLoader` decodes each image
-    each time, one after another or in two processes.
+    each time, one after another or in two processes. There is no product in it, so nothing is counted and held against
+    the machine's ceilings.
     """
 
     name = "sampling"

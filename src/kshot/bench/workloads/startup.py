@@ -14,7 +14,7 @@ VERSION = "import sys; from kshot.cli import main; sys.argv[1:] = ['--version'];
 
 
 class StartUp(Workload):
-    """Imports of kshot, of the learners within it, and of its peers."""
+    """Imports of kshot, of the learners within it, and of its peers. They compute nothing that could be counted."""
 
     name = "start-up"
     title = "Imports in a fresh interpreter"
@@ -26,11 +26,19 @@ class StartUp(Workload):
         yield Contender("kshot --version", _running(VERSION), ours=True)
         yield Contender("import kshot; kshot.MAML", _running("import kshot; kshot.MAML"), ours=True)
         for peer in ("higher", "torchopt", "jax"):
+            name = f"import {peer}"
             if importlib.util.find_spec(peer) is None:
-                yield Missing(f"import {peer}", f"not installed: {INSTALL}")
+                yield Missing(name, f"not installed: {INSTALL}")
+            elif (failed := _run(name)).returncode:
+                last = failed.stderr.strip().rpartition("\n")[2]
+                yield Missing(name, f"installed, but cannot be imported ({last})")
             else:
-                yield Contender(f"import {peer}", _running(f"import {peer}"))
+                yield Contender(name, _running(name))
 
 
 def _running(code: str) -> Callable[[], object]:
-    return lambda: subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    return lambda: _run(code).check_returncode()
+
+
+def _run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)

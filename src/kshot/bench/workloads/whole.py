@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from kshot.bench.counting import count
 from kshot.bench.peers import kshot_maml
+from kshot.bench.peers.loop import head_loss
 from kshot.bench.peers.problem import Batch
 from kshot.bench.workload import Answers, Contender, Count, Goal, Missing, Workload, flat
 from kshot.bench.workloads import pictures
@@ -124,11 +125,7 @@ def anil_loss(backbone: nn.Module, others: Sequence[Tensor], task: Batch) -> Ten
     head)."""
     weight, bias = others
     z, q = _features(backbone, task)
-    for _ in range(5):
-        loss = F.cross_entropy(F.linear(z, weight, bias), task.support_y[0])
-        gradients = torch.autograd.grad(loss, (weight, bias), create_graph=True)
-        weight, bias = weight - 0.1 * gradients[0], bias - 0.1 * gradients[1]
-    return F.cross_entropy(F.linear(q, weight, bias), task.query_y[0])
+    return head_loss(weight, bias, z, task.support_y[0], q, task.query_y[0])
 
 
 def protonet_loss(backbone: nn.Module, others: Sequence[Tensor], task: Batch) -> Tensor:
