@@ -51,5 +51,24 @@ def test_what_makes_no_sense(kshot):
     Path("tune.yaml").write_text(SWEEP)
     error = kshot("sweep", "tune.yaml", "--storage", "mysql://a/b", code=2).stderr
     assert "expected a database of SQLite or PostgreSQL, got 'mysql://a/b'" in error
-    error = kshot("sweep", "tune.yaml", code=2, env={"WORLD_SIZE": "2"}).stderr
+    error = kshot("sweep", "tune.yaml", "--storage", "mysql://me:secret@a/b", code=2).stderr
+    assert "got 'mysql://me:***@a/b'" in error and "secret" not in error
+
+
+def test_ctrl_c_tells_no_password(kshot, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kshot.sweep.sweep", interrupted)
+    Path("base.yaml").write_text(BASE)
+    Path("tune.yaml").write_text(SWEEP)
+    error = kshot("sweep", "tune.yaml", "--storage", "postgresql://me:secret@host/sweeps", code=130).stderr
+    assert "what is done is kept in postgresql://me:***@host/sweeps" in error and "secret" not in error
+    assert "what is done is kept in sweeps/tune" in kshot("sweep", "tune.yaml", code=130).stderr
+
+
+def test_torchrun_is_not_for_sweeps(kshot):
+    Path("base.yaml").write_text(BASE)
+    Path("tune.yaml").write_text(SWEEP)
+    error = kshot("sweep", "tune.yaml", code=2, env={"WORLD_SIZE": "2", "RANK": "1"}).stderr
     assert "start it as often as there are trials to run at a time" in error

@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import optuna
 import pytest
 import yaml
 from sweep_toys import BASE, SPACE, run, spec
@@ -172,6 +174,97 @@ def test_an_interrupted_trial_is_taken_up(tmp_path: Path, monkeypatch: pytest.Mo
     assert values(again)[:2] == values(whole)[:2]
     assert again.trials[1].folder == str(tmp_path / "parts/trials/0001")  # its run went on: steps 1 and 2 were there
     assert seen == [2, 4, 2, 4, 2, 4]
+
+
+def test_the_base_is_the_trial_of_what_the_base_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the first one; and it is still that when another process goes on with it."""
+    said: list[str] = []
+    away = run(tmp_path / "away", said, space={"learner.inner_lr": {"low": 0.02, "high": 0.1}}, trials=3)
+    assert said[0] == "what the base has is not in the space: it is no trial"
+    assert away.base is None and away.gain is None
+    assert "base" not in str(away)
+    from kshot.sweep import trial
+
+    report = trial.Pruning.on_validation
+
+    def interrupted(self: Any, trainer: Any, step: int, score: Any) -> None:
+        report(self, trainer, step, score)
+        monkeypatch.setattr(trial.Pruning, "on_validation", report)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(trial.Pruning, "on_validation", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "parts", trials=2)
+    again = run(tmp_path / "parts", trials=2)
+    assert [t.number for t in again.trials] == [1, 2]
+    assert again.base is again.trials[0] and again.base.values == {"learner.inner_lr": 0.01, "training.meta_batch": 4}
+    assert "trial 1 (base)" in str(again)
+
+
+def test_scores_that_are_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys that make no difference have no importance, and the report is written."""
+    from kshot.metrics import Interval
+    from kshot.sweep import trial
+
+    monkeypatch.setattr(
+        trial.Objective, "_run", lambda self, *a, **k: (SimpleNamespace(seconds=1.0), Interval(1, 0, 9))
+    )
+    result = run(tmp_path, trials=10, confirm=False, pruner="none")
+    assert len(result.ranked) == 10 and result.importance == {}
+    assert "Importance is not told: all scores are the same." in (tmp_path / "sweep.md").read_text()
+
+
+def studied(space: dict[str, Any], fixed: dict[str, Any], trials: int = 12) -> SweepResult:
+    """A sweep whose scores are the numbers of its trials."""
+    made = spec(space=space)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(trials):
+        study.enqueue_trial(fixed)
+
+    def score(trial: Any) -> float:
+        for path, values in made.space.items():
+            values.suggest(trial, path)
+        return float(trial.number)
+
+    study.optimize(score, n_trials=trials)
+    return SweepResult.of(study, made, "regression")
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_importance_is_told_where_it_can_be() -> None:
+    space = {"learner.inner_lr": [0.01, 0.02], "learner.inner_steps": [1, 2]}
+    one = studied(space, {"learner.inner_steps": 1})  # a key that has one value in all trials explains nothing
+    assert one.importance == {"learner.inner_lr": 1.0, "learner.inner_steps": 0.0}
+    assert "(share of the variance of ranks that a key explains, fANOVA): learner.inner_lr 1.00" in str(one)
+    for given, fixed, trials, why in [
+        (space, {"learner.inner_lr": 0.01, "learner.inner_steps": 1}, 12, "all trials to their end have the same"),
+        (space, {}, 9, "fewer than 10 trials came to their end"),
+        ({"learner.inner_steps": [1, 2]}, {}, 12, "the space has one key alone"),
+    ]:
+        none = studied(given, fixed, trials)
+        assert none.importance == {}
+        assert f"Importance is not told: {why}" in none.files()["sweep.md"]
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("mysql://me:secret@a/b", "got 'mysql://me:***@a/b'"),
+        ("me:secret@host/db", "got 'me:***@host/db'"),
+        ("postgresql:/me:secret@host/db", "got 'postgresql:/me:***@host/db'"),
+        ("mysql://me@group:a/secret@with@host/db", "got 'mysql://me@group:***@host/db'"),
+        ("postgresql://me:secret@host:port/db", "got 'postgresql://me:***@host:port/db'"),
+        ("mysql://host/db?user=me&password=se@cret&x=1", "got 'mysql://host/db?user=me&password=***&x=1'"),
+        ("mysql:///a:b@c", "got 'mysql:///a:b@c'"),  # a path
+        ("postgresql://me:secret@/none?host=/nowhere", "the database postgresql+psycopg://me:***@/none?host="),
+        ("postgresql:///none?host=/nowhere&user=me&password=secret", "&password=***&user=me cannot be used"),
+    ],
+)
+def test_passwords_are_not_shown(url: str, told: str, tmp_path: Path) -> None:
+    with pytest.raises((ConfigError, RunError)) as caught:
+        run(tmp_path, storage=url)
+    assert told in str(caught.value)
+    assert "secret" not in str(caught.value) and "cret'" not in str(caught.value)
 
 
 def test_a_name_stands_for_one_sweep(tmp_path: Path) -> None:

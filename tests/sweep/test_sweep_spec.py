@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from kshot import tasks
 from kshot.errors import ConfigError
 from kshot.sweep import Choices, Range, SweepSpec, read_spec
+from kshot.sweep.spec import OUTSIDE
 
 BASE = {
     "learner": {"name": "maml", "inner_lr": 0.01},
@@ -70,6 +71,14 @@ def test_the_base_is_a_file_beside_it(tmp_path: Path) -> None:
         ({"space": {"data.shot": [1, 5]}}, "space.data.shot: trials have it in common, or they could not be compared"),
         ({"space": {"training.seed": [1, 5]}}, "space.training.seed: trials have it in common"),
         ({"base": 3}, "base: expected keys with values"),
+        (
+            {"space": {"training.lr": {"lo": 0.1, "high": 1.0}}},
+            "search.yaml: space.training.lr: expected the keys of a range, and lo is none of them (Did you mean "
+            "'low'?), got {'high': 1.0, 'lo': 0.1}",
+        ),
+        ({"space": {"training.lr": {"max": 1, "low": 0}}}, "max is none of them (Known: high, log, low, step.), got {"),
+        ({"space": {"training.lr": {"low": "x", "high": 1.0}}}, "space.training.lr: expected a number for low, got {"),
+        ({"space": {"training.lr": {"high": 1.0}}}, "expected a number for low, which is missing, got {"),
     ],
 )
 def test_bad_files(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
@@ -92,6 +101,21 @@ def test_what_the_base_has(tmp_path: Path) -> None:
     hidden = {"backbone.hidden": [[8], [8, 8]]}
     spec = read_spec(write(tmp_path, space=hidden))
     assert spec.own_values(source) == {"backbone.hidden": "[8]"}
+    nothing = {"training.clip": [None, 1.0], "training.recompute": [False, True]}  # which the base does not speak of
+    assert read_spec(write(tmp_path, space=nothing)).own_values(source) == {
+        "training.clip": None,
+        "training.recompute": False,
+    }
+    unknown = {"training.optimizer.momentum": [None, 0.9]}  # no such key in the base is not null
+    base = {**BASE, "training": {**BASE["training"], "optimizer": "sgd"}}
+    assert read_spec(write(tmp_path, base=base, space=unknown)).own_values(source) is None
+    base = {**BASE, "backbone": {"name": "mlp", "out_features": 1}, "learner": "fomaml"}
+    space = {"backbone.hidden": [[40, 40], [64]], "learner.name": ["maml", "fomaml"], "data.train.shot": [5, 10]}
+    assert read_spec(write(tmp_path, base=base, space=space)).own_values(source) == {
+        "backbone.hidden": "[40, 40]",  # a default, which is a tuple
+        "learner.name": "fomaml",  # not maml, whose option it is
+        "data.train.shot": 5,  # that of all splits
+    }
 
 
 @given(low=st.integers(-5, 20), steps=st.integers(1, 9), step=st.integers(1, 7) | st.none(), drawn=st.integers(0, 9))
@@ -102,17 +126,23 @@ def test_a_range_calls_its_own_values_by_their_name(low: int, steps: int, step: 
     assert space.suggest(trial, "k") == low
     value = low + (step or 1) * min(drawn, steps)
     assert space.parameter(value) == value
-    assert space.parameter(low - 1) is None
-    assert space.parameter(high + 1) is None
+    assert space.parameter(low - 1) is OUTSIDE
+    assert space.parameter(high + 1) is OUTSIDE
     if step not in (None, 1):
-        assert space.parameter(low + 1) is None
+        assert space.parameter(low + 1) is OUTSIDE
 
 
 def test_choices_of_any_kind() -> None:
     space = Choices(values=[[8], [8, 8], "conv", None, True, 0.5])
     for value in space.values:
         assert space.value(space.parameter(value)) == value
-    assert space.parameter([9]) is None
+    assert space.parameter([9]) is OUTSIDE
+    alike = Choices(values=[1, True, 1.0, None, "1", [1]])  # Python takes three of them for the same
+    assert len({alike.parameter(value) for value in alike.values}) == 6
+    for value in alike.values:
+        found = alike.value(alike.parameter(value))
+        assert found == value and type(found) is type(value)
+    assert Choices(values=[1, 2]).parameter(1.0) == 1
 
 
 def test_a_spec_in_python() -> None:

@@ -99,7 +99,10 @@ def command(
             return
         name = name or Path(over).name
         _serve(output, candidate, name, database, over=digest)
-        output.say(f"{over} stays for rollback: kshot promote {over} --back --name {name} --database {database}")
+        from kshot.databases import shown
+
+        how = f"kshot promote {over} --back --name {name} --database {shown(database)}"
+        output.say(f"{over} stays for rollback: {how}")
 
 
 def _serve(output: Output, candidate: str, name: str, database: str, **how: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +12,7 @@ from kshot.cli.handling import RESUME
 from kshot.cli.options import DataDir, Device, Json, examples
 from kshot.cli.output import Output
 from kshot.errors import ConfigError
+from kshot.processes import place
 
 EXAMPLES = examples(
     "kshot sweep maml.yaml                                           # 40 trials, or as many as the file says",
@@ -45,18 +45,19 @@ def command(
     """
     output = Output(as_json)
     with output.alone():
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if place().size > 1:
             raise ConfigError(
                 "kshot sweep was started by torchrun, whose processes train one model together: start it as often as "
                 "there are trials to run at a time, each on its own, with the same --storage"
             )
-        from kshot.sweep import read_spec, sweep
+        from kshot.databases import shown
+        from kshot.sweep import read_spec, sweep  # which says what to install, where that is missing
 
         spec = read_spec(config, read_base=settings.read)
         if trials is not None:
             spec = spec.model_copy(update={"trials": trials})
         out = out or Path("sweeps") / spec.name
-        context.meta[RESUME] = f"the same command; what is done is kept in {storage or out}"
+        context.meta[RESUME] = f"the same command; what is done is kept in {out if storage is None else shown(storage)}"
         output.say(f"{spec.name}: {spec.trials} trials of {', '.join(spec.space)}, kept in {out}")
         result = sweep(spec, out, storage=storage, device=device, data_dir=data_dir, say=output.say)
         output.say(f"\n{result}")

@@ -11,8 +11,8 @@ from kshot.tasks.split import TaskSplit
 
 DEAL = randomness.stream("sweep/val classes")
 
-CHOOSE_SEED, CONFIRM_SEED = 0, 1
-"""Of generated tasks, which have no classes: those of another seed are as unseen."""
+CONFIRM_SEED = 1
+"""Of the tasks that confirm. Validation's is another: generated tasks, which have no classes, are as unseen then."""
 
 
 def held_out(source: TaskSource, seed: int) -> tuple[TaskSource, TaskSplit]:

@@ -80,4 +80,5 @@ def _importance(axes: Any, result: SweepResult) -> None:
     axes.barh([path for path, _ in found], [share for _, share in found], color=ONE, height=0.6)
     if not found:
         axes.set_yticks([])
-        axes.text(0.5, 0.5, "too few trials", transform=axes.transAxes, ha="center", fontsize=8, color=PRUNED)
+        why = f"not told: {result.no_importance}"
+        axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", fontsize=8, color=PRUNED)

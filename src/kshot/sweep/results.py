@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kshot.evaluation.text import columns, duration, show, title
 from kshot.metrics import METRICS, Interval, interval, paired_difference
 from kshot.sweep.spec import SweepSpec, short
-from kshot.sweep.study import CONFIRM, DIVERGED, FOLDER, REASON, SECONDS, VAL, finished
+from kshot.sweep.study import BASE, CONFIRM, DIVERGED, FOLDER, REASON, SECONDS, VAL, finished
 from kshot.yaml_keys import put
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class TrialResult:
         folder: of its run.
         reason: why it failed, or diverged.
         curve: scores at the steps at which it was validated.
+        base: whether its values are the base's.
     """
 
     number: int
@@ -50,6 +51,7 @@ class TrialResult:
     folder: str | None
     reason: str | None
     curve: dict[int, float]
+    base: bool = False
 
     @classmethod
     def of(cls, trial: FrozenTrial, spec: SweepSpec) -> TrialResult:
@@ -67,6 +69,7 @@ class TrialResult:
             folder=told.get(FOLDER),
             reason=told.get(REASON),
             curve=dict(trial.intermediate_values),
+            base=bool(told.get(BASE)),
         )
 
     @property
@@ -85,6 +88,7 @@ class TrialResult:
         return {
             "number": self.number,
             "state": self.state,
+            "base": self.base,
             "values": self.values,
             "val": None if self.val is None else self.val.to_dict(),
             "confirm": None if self.confirmed is None else self.confirmed.to_dict(),
@@ -103,7 +107,7 @@ class SweepResult:
         kind: of the tasks.
         trials: by number, those that are neither under way nor taken up by another.
         importance: of each key, the share of the variance of ranks that it explains (fANOVA, Hutter et al. 2014);
-            empty below 10 trials to their end.
+            empty where `no_importance` says why.
     """
 
     spec: SweepSpec
@@ -114,18 +118,31 @@ class SweepResult:
     @classmethod
     def of(cls, study: Study, spec: SweepSpec, kind: str) -> SweepResult:
         trials = [TrialResult.of(trial, spec) for trial in finished(study)]
-        importance = {}
-        complete = sum(trial.state == "complete" for trial in trials)
-        if complete >= ENOUGH and len(spec.space) > 1:
+        result = cls(spec, kind, sorted(trials, key=lambda trial: trial.number), {})
+        if not result.no_importance:
             import optuna
 
             evaluator = optuna.importance.FanovaImportanceEvaluator(seed=spec.seed)
             # Of ranks: one trial that nearly diverged would be all of the variance of errors.
             order = sorted(float(t.value) for t in trials if t.value is not None)
-            importance = optuna.importance.get_param_importances(
+            found = optuna.importance.get_param_importances(
                 study, evaluator=evaluator, target=lambda trial: float(order.index(float(trial.value or 0.0)))
             )
-        return cls(spec, kind, sorted(trials, key=lambda trial: trial.number), dict(importance))
+            result.importance = {path: float(share) for path, share in found.items()}
+        return result
+
+    @property
+    def no_importance(self) -> str:
+        """Why no importance is told; empty where it is."""
+        if len(self.spec.space) == 1:
+            return "the space has one key alone"
+        if len(self.ranked) < ENOUGH:
+            return f"fewer than {ENOUGH} trials came to their end"
+        if len({trial.value for trial in self.ranked}) == 1:
+            return "all scores are the same"
+        if len({json.dumps(trial.values, sort_keys=True) for trial in self.ranked}) == 1:
+            return "all trials to their end have the same values"
+        return ""
 
     @property
     def metric(self) -> str:
@@ -144,15 +161,14 @@ class SweepResult:
 
     @property
     def base(self) -> TrialResult | None:
-        """The trial of what the base has, which is the first; None where it did not come to its end."""
-        first = next((trial for trial in self.trials if trial.number == 0), None)
-        return first if first is not None and first.value is not None else None
+        """The trial of what the base has; None where that is not in the space, or did not come to its end."""
+        return next((trial for trial in self.trials if trial.base and trial.value is not None), None)
 
     @property
     def gain(self) -> Interval | None:
         """The best one's scores less the base's on the same tasks, on which nothing was chosen."""
         best, base = self.best, self.base
-        if best is None or base is None or best is base:
+        if best is None or base is None or best.base:
             return None
         if not best.confirm or not base.confirm or not (best._finite and base._finite):
             return None
@@ -175,7 +191,7 @@ class SweepResult:
         if self.base is not None and self.base not in shown:
             shown.append(self.base)
         for trial in shown:
-            name = f"trial {trial.number}" + (" (base)" if trial is self.base else "")
+            name = f"trial {trial.number}" + (" (base)" if trial.base else "")
             row = [name, *(short(trial.values.get(path)) for path in self.spec.space)]
             row.append("-" if trial.val is None else show(trial.val, self.metric))
             if self.spec.confirm:
@@ -203,8 +219,8 @@ class SweepResult:
         if self.importance:
             told = ", ".join(f"{path} {share:.2f}" for path, share in self.importance.items())
             lines.append(f"Importance (share of the variance of ranks that a key explains, fANOVA): {told}.")
-        elif len(self.spec.space) > 1:
-            lines.append(f"Importance is not told below {ENOUGH} trials that came to their end.")
+        else:
+            lines.append(f"Importance is not told: {self.no_importance}.")
         reasons: dict[str, list[str]] = {}
         for trial in self.trials:
             if trial.reason is not None:

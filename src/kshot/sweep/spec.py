@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from kshot.errors import ConfigError
+from kshot.errors import ConfigError, suggest
 from kshot.learners import all_learners
 from kshot.tasks.source import TaskSource
 from kshot.training.config import RunConfig, backbones, parse_config, resolve
@@ -25,6 +25,9 @@ FIXED = ("training.val_tasks", "training.val_every", "training.device", "trainin
 """Keys of these sections that trials have in common, with the val tasks that they are compared on."""
 
 Value = int | float
+
+OUTSIDE: Any = object()
+"""What Optuna has no name for: a value that is not in the space. (None is one that may be.)"""
 
 
 class Range(Section):
@@ -67,14 +70,14 @@ class Range(Section):
             return int(trial.suggest_int(path, self.low, self.high, log=self.log, step=self.step or 1))
         return float(trial.suggest_float(path, self.low, self.high, log=self.log, step=self.step))
 
-    def parameter(self, value: Any) -> Value | None:
-        """How Optuna calls a value; None for one that is not within."""
+    def parameter(self, value: Any) -> Any:
+        """How Optuna calls a value; OUTSIDE for one that is not within."""
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not self.low <= value <= self.high:
-            return None
+            return OUTSIDE
         if self.whole and int(value) != value:
-            return None
+            return OUTSIDE
         if not self._whole_steps(value):
-            return None
+            return OUTSIDE
         return int(value) if self.whole else float(value)
 
     def value(self, name: Any) -> Any:
@@ -93,8 +96,10 @@ class Choices(Section):
 
     @property
     def labels(self) -> dict[Any, Any]:
-        """Values by what Optuna calls them: itself where that is a scalar, its JSON elsewhere."""
-        return {v if isinstance(v, (str, int, float, bool, type(None))) else json.dumps(v): v for v in self.values}
+        """Values by what Optuna calls them: itself where that is a scalar, its JSON elsewhere; and the JSON of all of
+        them where Python takes two for the same, 1 and true."""
+        named = {v if isinstance(v, (str, int, float, bool, type(None))) else json.dumps(v): v for v in self.values}
+        return named if len(named) == len(self.values) else {json.dumps(v): v for v in self.values}
 
     @field_validator("values")
     @classmethod
@@ -108,8 +113,10 @@ class Choices(Section):
         return self.labels[trial.suggest_categorical(path, list(self.labels))]
 
     def parameter(self, value: Any) -> Any:
-        """How Optuna calls a value; None for one that is not among them."""
-        return next((label for label, known in self.labels.items() if known == value), None)
+        """How Optuna calls a value; OUTSIDE for one that is not among them."""
+        same = [label for label, known in self.labels.items() if known == value]
+        exact = [label for label in same if type(self.labels[label]) is type(value)]  # 1 is neither true nor 1.0
+        return next(iter(exact or same), OUTSIDE)
 
     def value(self, name: Any) -> Any:
         """What Optuna calls so."""
@@ -124,10 +131,24 @@ def _as_parameter(value: Any) -> Any:
     if isinstance(value, list):
         return Choices(values=value)
     if isinstance(value, dict):
-        return Range(**value)
+        return Range(**_checked(value))
     if isinstance(value, (Range, Choices)):
         return value
     raise ValueError("a list of values, or {low: 0.01, high: 1.0, log: true}")
+
+
+def _checked(content: dict[str, Any]) -> dict[str, Any]:
+    """Raises ValueError for keys that a range does not have, and for ends that are no numbers."""
+    unknown = [str(key) for key in content if key not in Range.model_fields]
+    if unknown:
+        near = suggest(unknown[0], Range.model_fields)
+        raise ValueError(f"the keys of a range, and {unknown[0]} is none of them ({near})")
+    for key in ("low", "high", "step"):
+        value = content.get(key)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number and (value is not None or key != "step"):
+            raise ValueError(f"a number for {key}" if key in content else f"a number for {key}, which is missing")
+    return content
 
 
 class SweepSpec(Section):
@@ -173,8 +194,11 @@ class SweepSpec(Section):
     def own_values(self, source: TaskSource) -> dict[str, Any] | None:
         """What the base has where trials differ, as Optuna calls it; None where that is not in the space."""
         config = resolve(self.config({}), source)
-        found = {path: space.parameter(_value(config, path)) for path, space in self.space.items()}
-        return None if any(value is None for value in found.values()) else found
+        said = self.base["learner"]
+        name = said if isinstance(said, str) else said["name"]  # fomaml, which the configuration has as maml
+        own = {path: name if path == "learner.name" else _value(config, path) for path in self.space}
+        found = {path: space.parameter(own[path]) for path, space in self.space.items()}
+        return None if any(value is OUTSIDE for value in found.values()) else found
 
     def identity(self) -> dict[str, Any]:
         """What sweeps of one name have to have in common, JSON-able."""
@@ -213,19 +237,26 @@ def read_spec(path: str | Path, read_base: Any = read_yaml) -> SweepSpec:
 
 
 def _value(config: RunConfig, path: str) -> Any:
-    """What a configuration has at a path: said there, or the default of what the section names."""
+    """What a configuration has at a path: said there, or the default of what the section names; OUTSIDE for neither."""
     section, *keys = path.split(".")
-    content: Any = config.to_dict().get(section) or {}
+    told = config.model_dump(mode="json")  # with what to_dict leaves out: a false is a value, too
+    data = told["data"]
+    told["data"]["train"] = {**data["options"], **{k: v for k, v in data.items() if v is not None}, **data["train"]}
+    named = {"learner": config.learner, "backbone": config.backbone}.get(section)
+    if named is not None and named.name is not None:
+        cls = (all_learners() if section == "learner" else backbones())[named.name.lower()]
+        told[section] = {**_defaults(cls), **told[section]}
+    content: Any = told[section]
     for key in keys:
-        content = content.get(key) if isinstance(content, Mapping) else None
-    if content is not None or section not in ("learner", "backbone"):
-        return content
-    named = config.learner if section == "learner" else config.backbone
-    if named is None or named.name is None:
-        return None
-    cls = (all_learners() if section == "learner" else backbones())[named.name.lower()]
-    found = inspect.signature(cls.__init__).parameters.get(keys[0])
-    return None if found is None or found.default is inspect.Parameter.empty else found.default
+        content = content.get(key, OUTSIDE) if isinstance(content, Mapping) else OUTSIDE
+    return content
+
+
+def _defaults(cls: Any) -> dict[str, Any]:
+    """Of a constructor's arguments, as YAML would have them: a list for a tuple."""
+    arguments = inspect.signature(cls.__init__).parameters.values()
+    found = {a.name: a.default for a in arguments if a.default is not inspect.Parameter.empty}
+    return dict(json.loads(json.dumps(found, default=str)))
 
 
 def short(value: Any) -> str:

@@ -19,7 +19,7 @@ try:
     from optuna.trial import TrialState
     from sqlalchemy.exc import DBAPIError
 
-    from kshot.databases import address
+    from kshot.databases import address, shown
 except ImportError as error:  # pragma: no cover
     raise MissingExtraError("optuna", "sweep") from error
 
@@ -38,9 +38,10 @@ GONE = 3
 SPEC = "spec"
 """Attribute of a study: what it tries."""
 
-GOES_ON, VAL, CONFIRM, SECONDS, FOLDER, REASON = "goes on with", "val", "confirm", "seconds", "folder", "reason"
-"""Attributes of a trial: the number of the one that it takes up, its score on val, scores of the tasks that confirm it,
-seconds of training, the folder of its run, why it failed."""
+BASE, GOES_ON = "base", "goes on with"
+VAL, CONFIRM, SECONDS, FOLDER, REASON = "val", "confirm", "seconds", "folder", "reason"
+"""Attributes of a trial: that it is of what the base has, the number of the one that it takes up, its score on val,
+scores of the tasks that confirm it, seconds of training, the folder of its run, why it failed."""
 
 DIVERGED = "diverged"
 """The reason of a training whose numbers did not stay finite."""
@@ -151,7 +152,8 @@ def _said_in_words(place: URL) -> Iterator[None]:
         yield
     except (DBAPIError, optuna.exceptions.StorageInternalError) as error:
         what = " ".join(str(getattr(error, "orig", error)).split())
-        raise RunError(f"the database {place} cannot be used: {what}") from error
+        told = shown(place.render_as_string(hide_password=False))  # SQLAlchemy shows those that follow the ?
+        raise RunError(f"the database {told} cannot be used: {what}") from error
     except ImportError as error:
         raise MissingExtraError(str(error.name or "psycopg"), "sweep") from error
 
@@ -160,7 +162,8 @@ def take_over(study: Study, trial: FrozenTrial) -> None:
     """Has a trial done again whose process is gone or was interrupted: from its last checkpoint, if there is one."""
     first = trial.user_attrs.get(GOES_ON, trial.number)
     if trial.params:  # else it had not begun
-        study.enqueue_trial(trial.params, user_attrs={GOES_ON: first})
+        kept = {key: trial.user_attrs[key] for key in (BASE,) if key in trial.user_attrs}
+        study.enqueue_trial(trial.params, user_attrs={**kept, GOES_ON: first})
 
 
 def finished(study: Study) -> list[FrozenTrial]:

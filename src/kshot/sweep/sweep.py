@@ -15,7 +15,7 @@ from kshot.errors import RunError
 from kshot.sweep.held_out import held_out
 from kshot.sweep.results import SweepResult
 from kshot.sweep.spec import SweepSpec
-from kshot.sweep.study import HEARTBEAT, REASON, finished, open_study
+from kshot.sweep.study import BASE, HEARTBEAT, REASON, finished, open_study
 from kshot.sweep.trial import Objective, Unusable
 from kshot.training.config import build_source
 
@@ -63,7 +63,7 @@ def sweep(
         if own is None:
             say("what the base has is not in the space: it is no trial")
         elif not study.get_trials(deepcopy=False):
-            study.enqueue_trial(own, skip_if_exists=True)
+            study.enqueue_trial(own, user_attrs={BASE: True}, skip_if_exists=True)
         _make_trials(study, Objective(spec, study, source, confirming, out, device, where, say))
         result = SweepResult.of(study, spec, source.kind)
     out.mkdir(parents=True, exist_ok=True)
