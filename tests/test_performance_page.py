@@ -49,6 +49,10 @@ def test_every_device_has_its_line() -> None:
         f"{first}- A GPU: a matrix product reaches 1,000 GFLOP/s in float32, without TF32, and 9,000 in bf16, a copy "
         "100 GB/s (torch 2.13.0).\n"
     )
+    other = {"machine": {**cpu["machine"], "cpu": "B CPU", "instructions": "AVX512, bf16"}}
+    assert TOOL["machines"]({"lstm": cpu, "anil": other, "snail": cpu}).startswith(
+        f"{first.rstrip()[:-1]}: lstm, snail.\n- B CPU (AVX512, bf16) with 2 threads: a matrix product"
+    )
 
 
 def test_a_goal_that_was_not_judged_is_a_row() -> None:

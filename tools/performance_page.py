@@ -37,12 +37,18 @@ def page() -> str:
 
 
 def machines(results: dict[str, dict[str, Any]]) -> str:
-    """Where it was measured: a line for each device."""
-    found: dict[bool, dict[str, Any]] = {}
+    """Where it was measured: a line for each machine, with the workloads that were measured there where there are
+    several of a kind."""
+    found: dict[tuple[bool, str], list[str]] = {}
     for name, result in results.items():
-        found.setdefault(name.endswith(".cuda"), result["machine"])
-    lines = [f"- {report.machine(one)} (torch {one['packages']['torch']})." for _, one in sorted(found.items())]
-    if True not in found:
+        what = f"{report.machine(result['machine'])} (torch {result['machine']['packages']['torch']})"
+        found.setdefault((name.endswith(".cuda"), what), []).append(name)
+    kinds = [gpu for gpu, _ in found]
+    lines = [
+        f"- {what}" + (f": {', '.join(names)}." if kinds.count(gpu) > 1 else ".")
+        for (gpu, what), names in sorted(found.items())
+    ]
+    if True not in kinds:
         lines += ["", "None of this says anything about a GPU, of which there was none."]
     return "\n".join(lines) + "\n"
 
