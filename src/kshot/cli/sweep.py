@@ -50,13 +50,14 @@ def command(
                 "kshot sweep was started by torchrun, whose processes train one model together: start it as often as "
                 "there are trials to run at a time, each on its own, with the same --storage"
             )
-        from kshot.databases import shown
         from kshot.sweep import read_spec, sweep  # which says what to install, where that is missing
 
         spec = read_spec(config, read_base=settings.read)
         if trials is not None:
             spec = spec.model_copy(update={"trials": trials})
         out = out or Path("sweeps") / spec.name
+        from kshot.databases import shown
+
         context.meta[RESUME] = f"the same command; what is done is kept in {out if storage is None else shown(storage)}"
         output.say(f"{spec.name}: {spec.trials} trials of {', '.join(spec.space)}, kept in {out}")
         result = sweep(spec, out, storage=storage, device=device, data_dir=data_dir, say=output.say)

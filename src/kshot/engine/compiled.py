@@ -38,7 +38,7 @@ ROUNDING = {torch.float64: 1e-6, torch.float32: 2e-2}
 """Relative difference of two meta-gradients that rounding explains: it moves a few inputs over a ReLU's or a maximum's
 kink, 6e-4 for Conv-4 MAML in float32; a miscompiled gradient is off by about its own size."""
 COARSE = 0.2
-"""The same in half precision, where no more was measured (`check_same`)."""
+"""The same in half precision, where no more was measured (`unexplained`)."""
 OF_ONE, NEXT_TO_NOTHING = 5, 1e-2
 """A single tensor's difference may be so many times that of all; one that is smaller than a share of all is held
 against that share."""
