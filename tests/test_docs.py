@@ -20,9 +20,10 @@ from PIL import Image, ImageDraw
 
 from pages import ROOT, python_blocks, run
 
-SMALLER = {"steps=2000": "steps=2", "steps=500": "steps=2", "steps=200": "steps=2", "steps=100": "steps=2"}
-SMALLER |= {"tasks=1000": "tasks=4", "tasks=600": "tasks=4", "meta_batch=16": "meta_batch=2", "batches(16": "batches(2"}
-SMALLER |= {"--steps 500": "--steps 2", "budget_seconds=60": "budget_seconds=0.2, val_tasks=4"}
+SMALLER = {f"steps={n}, ": "steps=2, val_tasks=4, " for n in (2000, 500)}  # a Trainer's
+SMALLER |= {"steps=200": "steps=2", "steps=100": "steps=2", "meta_batch=16": "meta_batch=2", "batches(16": "batches(2"}
+SMALLER |= {"tasks=1000": "tasks=4", "tasks=600": "tasks=4", "budget_seconds=60": "budget_seconds=0.2, val_tasks=4"}
+SMALLER |= {"--steps 500": "--steps 2 --set training.val_tasks=4 --set training.meta_batch=2"}
 
 OMNIGLOT_BY_GLYPHS = {'"omniglot"': '"glyphs"'}
 """Where the real data is not at hand, letters stand in for it."""
@@ -51,8 +52,15 @@ new_images = episodes.query.x[0]
 RUN_ON_GLYPHS = """
 import kshot
 source = kshot.tasks.load("glyphs", way=5, shot=1, query=15)
-kshot.Trainer(kshot.ProtoNet(kshot.models.Conv4(in_channels=1)), source, steps=1, meta_batch=2, out="runs/glyphs").fit()
+learner = kshot.ProtoNet(kshot.models.Conv4(in_channels=1))
+kshot.Trainer(learner, source, steps=1, meta_batch=2, val_tasks=4, out="runs/glyphs").fit()
 """
+
+
+@pytest.fixture(autouse=True)
+def _few_tasks_to_choose_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The settings of an evaluation's baselines."""
+    monkeypatch.setattr("kshot.evaluation.methods.SELECTION_TASKS", 2)
 
 
 @dataclass(frozen=True)
@@ -138,7 +146,7 @@ def test_the_shell_lines_of_the_readme(tmp_path: Path, monkeypatch: pytest.Monke
     asked = ["train", "evaluate", "adapt", "predict", "compare", "reproduce", "reproduce"]
     assert [line.split()[1] for line in lines] == asked
     shorter = SMALLER | {
-        "evaluate runs/mine": "evaluate runs/mine --tasks 20",  # 1,000, beside the baselines, are a minute and a half
+        "evaluate runs/mine": "evaluate runs/mine --tasks 4 --no-baselines",  # with 1,000 and them a minute and a half
         "--budget 2m": "--budget 0.2 --tasks 4 --learner protonet",
         "reproduce omniglot-protonet": "reproduce",  # Omniglot and ten minutes: here it says what there is
     }

@@ -42,10 +42,9 @@ def pictures():
     return Episodes(part(2), part(3), torch.zeros(2, 3, dtype=torch.int64))
 
 
-@pytest.mark.parametrize("norm", ["batch", "support"])
-def test_convolutions_compiled_by_inductor_equal_the_loop(norm):
+def test_convolutions_compiled_by_inductor_equal_the_loop():
     torch.manual_seed(0)
-    learner, episodes = kshot.MAML(Blocks(), way=3, inner_lr=0.4, inner_steps=1, norm=norm).double(), pictures()
+    learner, episodes = kshot.MAML(Blocks(), way=3, inner_lr=0.4, inner_steps=1).double(), pictures()
     losses, gradient = engine.losses_and_gradient(learner, episodes, "loop")
     for mode in ("vmap", "compile"):
         other, other_gradient = engine.losses_and_gradient(learner, episodes, mode)
@@ -222,15 +221,30 @@ def test_a_larger_graph_costs_more_and_has_to_pay_for_it(monkeypatch):
     learner = kshot.MAML(models.MLP(1, out_features=1), inner_steps=5)
     with engine.compile_backend("eager"):
         assert engine.choose(learner, episodes, steps=int(2 * price[5]) - 1, say=said.append) != "compile"
-        assert tried == ["loop", "vmap"]
+        assert tried == ["vmap", "loop"]
         assert said == []
         engine.choose(learner, episodes, steps=int(2 * price[5]) + 2, say=said.append)
-        assert tried[2:] == ["loop", "vmap", "compile"]
+        assert tried[2:] == ["vmap", "loop", "compile"]
     assert said == [], "it takes less than a minute"
     monkeypatch.setattr(auto, "LONG", 0.0)
     with engine.compile_backend("eager"):
         engine.choose(learner, episodes, steps=10**9, say=said.append)
     assert said[0].startswith("trying mode compile, which takes about") and said[0].endswith("begins at once")
+
+
+@pytest.mark.parametrize(("loop", "passes"), [(6.0, 1), (4.0, 3), (0.5, 3)])
+def test_a_mode_that_is_hopeless_is_measured_once(monkeypatch, loop, passes):
+    clock, tried = [0.0], []
+
+    def work(learner, episodes, mode):
+        tried.append(mode)
+        clock[0] += {"vmap": 1.0, "loop": loop}[mode]
+
+    monkeypatch.setattr(auto, "losses_and_gradient", work)
+    monkeypatch.setattr(auto.time, "perf_counter", lambda: clock[0])
+    learner = kshot.MAML(models.MLP(1, out_features=1))
+    assert engine.choose(learner, testing.sinusoid_episodes(2)) == ("vmap" if loop > 1 else "loop")
+    assert tried.count("vmap") == 3 and tried.count("loop") == passes
 
 
 def test_a_measurement_that_fails_leaves_no_statistics_behind():

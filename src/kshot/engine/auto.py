@@ -31,6 +31,10 @@ SECONDS_PER_OPERATOR = 0.02
 """What compiling costs for each operator of a graph and its gradient, about, on two cores: from 5 s for a Conv-4
 ProtoNet (485 operators) to 65 s for a Conv-4 MAML (1,640). Paid back only by a long run."""
 
+HOPELESS = 5.0
+"""A mode whose first pass takes so many times as long as another mode's best is not measured further: hundreds of tasks
+of a small MLP would have a loop run for most of a minute."""
+
 LONG = 60.0
 """Seconds of compiling that a user is told of beforehand."""
 
@@ -41,9 +45,10 @@ def has_compiler() -> bool:
 
 
 def candidates(learner: Hooks) -> list[str]:
-    """The modes worth measuring without a compilation: `native` stands for `vmap` where a learner has both."""
+    """The modes worth measuring without a compilation, those first that are seldom slow by orders of magnitude:
+    `native` stands for `vmap` where a learner has both."""
     modes = ["native"] if learner.native else []
-    modes += [mode for mode in ("loop", "vmap") if mode in learner.modes and not (mode == "vmap" and learner.native)]
+    modes += [mode for mode in ("vmap", "loop") if mode in learner.modes and not (mode == "vmap" and learner.native)]
     return modes
 
 
@@ -65,7 +70,10 @@ def choose(
     modes = candidates(learner)
     if len(modes) == 1 and not _may_compile(learner, episodes):
         return modes[0]
-    seconds = {mode: measure(learner, episodes, mode, repeats) for mode in modes}
+    seconds: dict[str, float] = {}
+    for mode in modes:
+        limit = HOPELESS * min(seconds.values(), default=math.inf)
+        seconds[mode] = measure(learner, episodes, mode, repeats, limit)
     best = min(seconds, key=lambda mode: seconds[mode])
     price = math.inf if steps is None else compile_seconds(learner, episodes)
     # Compilation gains at most the eager time itself; below that it cannot pay for itself.
@@ -157,16 +165,20 @@ def compiling_fails() -> Iterator[None]:
         yield
 
 
-def measure(learner: Hooks, episodes: Episodes, mode: str, repeats: int = 2) -> float:
-    """Seconds of one forward and backward pass in a mode, the best of `repeats` after a warm-up."""
-    best = float("inf")
+def measure(learner: Hooks, episodes: Episodes, mode: str, repeats: int = 2, limit: float = math.inf) -> float:
+    """Seconds of one forward and backward pass in a mode, the best of `repeats` after a warm-up; of the warm-up itself
+    where that took longer than `limit`."""
+    best = math.inf
     for i in range(repeats + 1):
         start = time.perf_counter()
         losses_and_gradient(learner, episodes, mode)
         if episodes.device.type == "cuda":
             torch.cuda.synchronize()
+        took = time.perf_counter() - start
         if i:
-            best = min(best, time.perf_counter() - start)
+            best = min(best, took)
+        elif took > limit:
+            return took
     return best
 
 

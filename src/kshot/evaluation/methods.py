@@ -250,10 +250,9 @@ def _uncached(method: Method) -> Method:
     return method if method.cache is None else replace(method, cache=FeatureCache(method.learner))
 
 
-def selection_episodes(
-    source: TaskSource | None, like: TaskSplit, device: torch.device, seed: int, tasks: int = SELECTION_TASKS
-) -> Episodes | None:
-    """Val tasks that look like those of a split, as far as the val classes allow; None where there are none."""
+def selection_episodes(source: TaskSource | None, like: TaskSplit, device: torch.device, seed: int) -> Episodes | None:
+    """`SELECTION_TASKS` val tasks that look like those of a split, as far as the val classes allow; None where there
+    are none."""
     if source is None or "val" not in source.splits or source.kind != like.kind:
         return None
     val = source.val
@@ -268,4 +267,4 @@ def selection_episodes(
         val = val.replace(**(same if like.kind == "classification" else {"shot": like.shot, "query": like.query}))
     except KshotError:  # fewer or smaller classes than the test split: then its own way and shot
         pass
-    return val.sample(tasks, seed=seed, device=None if device.type == "cpu" else device)
+    return val.sample(SELECTION_TASKS, seed=seed, device=None if device.type == "cpu" else device)
