@@ -131,7 +131,7 @@ def test_the_quickstart() -> None:
     config = (
         "learner: protonet\nbackbone: {name: conv4, channels: 8}\n"
         "data: {name: glyphs, way: 5, shot: 1, query: 5, train: {way: 10, query: 2}, options: {examples: 8}}\n"
-        "training: {steps: 200, meta_batch: 1}\n"
+        "training: {steps: 20, meta_batch: 1}\n"
     )
     Path("small.yaml").write_text(config)
     result = real("quickstart", "--fast", "--config", "small.yaml", "--out", "run")

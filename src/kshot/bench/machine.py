@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from kshot.training.environment import environment
+from kshot.training.environment import environment, has_bf16
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,15 @@ def measure_ceilings(size: int = 1024, seconds: float = 0.5, device: torch.devic
     """The best of some repetitions: a ceiling is what is possible, not what is usual."""
     device = torch.device(device)
     size *= 8 if device.type == "cuda" else 1
+    bf16_size = size if device.type == "cuda" or has_bf16() else size // 4  # emulated, at 1 GFLOP/s or so
 
-    def product(dtype: torch.dtype) -> float:
+    def product(dtype: torch.dtype, size: int) -> float:
         a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
         out = torch.empty_like(a)
         return 2 * size**3 / _best(lambda: torch.mm(a, b, out=out), seconds, device)
 
     with full_float32():
-        flops, bf16_flops = product(torch.float32), product(torch.bfloat16)
+        flops, bf16_flops = product(torch.float32, size), product(torch.bfloat16, bf16_size)
     source = torch.randn(32 * 2**20, device=device)  # 128 MiB, beyond any cache
     target = torch.empty_like(source)
     moved = 2 * source.numel() * source.element_size()

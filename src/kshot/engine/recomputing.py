@@ -3,14 +3,15 @@ again on the way back.
 
 To differentiate through `n` inner steps, autograd keeps the activations of all of them. Here only the weights at the
 ends of about sqrt(n) segments are kept; the backward pass takes a segment at a time, runs it again and differentiates
-that (Griewank 1992; Chen et al. 2016, sec. 4.1). It costs one more forward pass. `torch.utils.checkpoint` does not
-work around `torch.func.grad`; a function with a derivative of its own does, under `vmap`, too, if all that its result
-depends on is among its arguments.
+that (Griewank 1992; Chen et al. 2016, sec. 4.1). The last steps, where the way back begins, are kept as they are: it
+costs less than one more forward pass. `torch.utils.checkpoint` does not work around `torch.func.grad`; a function with
+a derivative of its own does, under `vmap`, too, if all that its result depends on is among its arguments.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -73,9 +74,12 @@ def unroll_in_segments(
     length = length or max(1, math.isqrt(max(0, steps - 1)) + 1)
     _, weights, _ = inner_loop(support)
     state: Any = None
-    for first in range(0, steps, length):
-        segment = _Steps(learner, inner_loop, first, min(length, steps - first), order)
-        weights, state = segment(support, weights, state)
+    # The last steps are kept as they are: half a segment, since the pass over the queries lies in memory beside them.
+    # The first segment is the shorter one.
+    ends = [*range(steps - max(1, length // 2), 0, -length)[::-1], steps]
+    for first, end in itertools.pairwise([0, *ends]):
+        segment = _Steps(learner, inner_loop, first, end - first, order)
+        weights, state = (segment.run if end == steps else segment)(support, weights, state)
     return dict(weights)
 
 
@@ -85,7 +89,7 @@ class _Steps:
     def __init__(
         self, learner: nn.Module, inner_loop: Callable[[Examples], Loop], first: int, count: int, order: int
     ) -> None:
-        self.calling = Calling(learner, self._run)
+        self.calling = Calling(learner, self.run)
         self.inner_loop, self.first, self.count, self.order = inner_loop, first, count, order
 
     def __call__(self, support: Examples, weights: Mapping[str, Tensor], state: Any) -> tuple[Weights, Any]:
@@ -120,7 +124,8 @@ class _Steps:
         each = iter(pull(tuple(cotangents)))
         return [next(each) if want else None for want in wanted]
 
-    def _run(self, support: Examples, weights: Weights, state: Any) -> tuple[Weights, Any]:
+    def run(self, support: Examples, weights: Mapping[str, Tensor], state: Any) -> tuple[Weights, Any]:
+        """The steps themselves, of which autograd keeps what it likes."""
         loss, _, update = self.inner_loop(support)
         kept: list[Any] = [state]
 

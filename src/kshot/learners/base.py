@@ -57,9 +57,9 @@ class Learner(CapturedModule):
         native_predict: whether `predict` alone does, of states and queries: what many tasks are asked with at once.
         support_order_matters: whether the order of the support examples may change the prediction.
         max_support: the longest support that it takes, padding left out; None: any.
-        toy_steps, toy_accuracy: outer steps that its `tiny` instances take on the conformance suite's toys, and the
-            accuracy that they reach there. A learner that has to find its algorithm from nothing takes more steps; one
-            that states less accuracy has a reason for it written beside.
+        toy_steps, toy_accuracy: outer steps that its `tiny` instances take at most on the conformance suite's toys, and
+            the accuracy that they reach there. A learner that has to find its algorithm from nothing takes more steps;
+            one that states less accuracy has a reason for it written beside.
         recomputes: whether its meta-gradient goes back through inner steps that can be forgotten and computed again
             (`kshot.engine.recomputing`).
         unrolls: whether its hooks take the examples one after another, so that a compiled graph grows with them.

@@ -46,7 +46,10 @@ def check_modes_agree(factory: Factory, kind: str) -> None:
     """loop = vmap = compile = native: losses and meta-gradients, on even and on uneven tasks."""
     learner = _make(factory)
     modes = [m for m in learner.modes if m != "loop"] + (["native"] if learner.native else [])
-    for episodes in (episodes_for(learner, kind, 4), uneven(episodes_for(learner, kind, 4, seed=1))):
+    # A graph grows with every example that is taken one after another, and so does the time to trace it.
+    few = {"shot": 2, "query": 2} if learner.unrolls and kind != "sequence" else {}
+    even, odd = (episodes_for(learner, kind, 4, seed=seed, **few) for seed in range(2))
+    for episodes in (even, uneven(odd)):
         losses, gradient = engine.losses_and_gradient(learner, episodes, "loop")
         assert torch.isfinite(losses).all() and torch.isfinite(gradient).all(), "losses or meta-gradient are not finite"
         for mode in modes:
@@ -54,7 +57,9 @@ def check_modes_agree(factory: Factory, kind: str) -> None:
                 other, other_gradient = engine.losses_and_gradient(learner, episodes, mode)
             _close(other, losses, f"losses in mode {mode} differ from the loop's")
             _close(other_gradient, gradient, f"meta-gradient in mode {mode} differs from the loop's")
-            if mode == "compile":  # what a Trainer does in one graph is what learner(episodes).mean().backward() gives
+            if (
+                mode == "compile" and episodes is not even
+            ):  # what a Trainer does in one graph is what learner(episodes).mean().backward() gives
                 with engine.compile_backend("eager"):
                     losses_of_mode = engine.task_losses(learner, episodes, mode)
                     own = [p for p in learner.parameters() if p.requires_grad]
