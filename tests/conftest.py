@@ -42,6 +42,8 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     home = tempfile.mkdtemp(prefix="kshot-tests-")
     config.stash[_HOME] = home
+    # The workers of a session (`-n 2`) share the cache of the process that started them.
+    cache = os.environ["KSHOT_CACHE"] if "PYTEST_XDIST_WORKER" in os.environ else f"{home}/cache/kshot"
     os.environ.update(
         HOME=home,
         USERPROFILE=home,
@@ -49,7 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
         XDG_CONFIG_HOME=f"{home}/config",
         XDG_DATA_HOME=f"{home}/data",
         XDG_STATE_HOME=f"{home}/state",
-        KSHOT_CACHE=f"{home}/cache/kshot",
+        KSHOT_CACHE=cache,
         MPLBACKEND="Agg",
         MPLCONFIGDIR=f"{home}/config/matplotlib",
         # Widths and colours of tables do not depend on who is looking.

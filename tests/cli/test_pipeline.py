@@ -130,7 +130,7 @@ def test_a_project_with_an_unknown_learner(kshot: Kshot, project: Path) -> None:
 def test_the_quickstart() -> None:
     config = (
         "learner: protonet\nbackbone: {name: conv4, channels: 8}\n"
-        "data: {name: glyphs, way: 5, shot: 1, query: 5, train: {way: 10, query: 2}, options: {examples: 8}}\n"
+        "data: {name: glyphs, way: 5, shot: 1, query: 5, train: {way: 10, query: 2}}\n"
         "training: {steps: 20, meta_batch: 1}\n"
     )
     Path("small.yaml").write_text(config)

@@ -24,6 +24,12 @@ def _one_core() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def _few_tasks_to_choose_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The settings of baselines are chosen by fewer tasks than a user's."""
+    monkeypatch.setattr("kshot.evaluation.methods.SELECTION_TASKS", 4)
+
+
 @pytest.fixture(scope="session")
 def clouds() -> TaskSource:
     return vector_source()
