@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -41,16 +42,16 @@ def cluster() -> Iterator[str]:
         (pytest.fail if os.environ.get("KSHOT_REQUIRE_POSTGRES") else pytest.skip)(reason)
     home = Path(tempfile.mkdtemp(prefix="kshot-pg-", dir="/tmp"))  # a socket's path must be short
     # PostgreSQL refuses to run as root.
-    user = "postgres" if os.getuid() == 0 else None
-    if user is not None:
-        entry = pwd.getpwnam(user)
-        os.chown(home, entry.pw_uid, entry.pw_gid)
+    owner = pwd.getpwnam("postgres") if os.getuid() == 0 else None
+    if owner is not None:
+        os.chown(home, owner.pw_uid, owner.pw_gid)
 
     def run(*words: str) -> None:
         command = [str(folder / words[0]), *words[1:]]
-        if user is not None:
-            command = ["runuser", "-u", user, "--", *command]
-        done = subprocess.run(command, capture_output=True, text=True, cwd="/", check=False)
+        as_owner: dict[str, Any] = (
+            {} if owner is None else {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
+        )
+        done = subprocess.run(command, capture_output=True, text=True, cwd="/", check=False, **as_owner)
         assert done.returncode == 0, done.stdout + done.stderr
 
     try:

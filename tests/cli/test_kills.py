@@ -25,10 +25,11 @@ class Writers:
 
     Attributes:
         said: of each task the last version that was acknowledged, and its number of examples.
+        wrote: whether something was acknowledged.
     """
 
     def __init__(self, url: Any, count: int = 4) -> None:
-        self.url, self.said = url, dict[str, tuple[int, int]]()
+        self.url, self.said, self.wrote = url, dict[str, tuple[int, int]](), threading.Event()
         self.threads = [threading.Thread(target=self.write, args=(i,)) for i in range(count)]
         for thread in self.threads:
             thread.start()
@@ -52,6 +53,7 @@ class Writers:
             found = answer.json()
             known = self.said.get(found["id"], (0, 0))
             self.said[found["id"]] = max(known, (found["version"], found["examples"]))
+            self.wrote.set()
 
 
 def whole(http: httpx.Client, said: dict[str, tuple[int, int]], last: Iterable[str] | None = None) -> int:
@@ -104,7 +106,8 @@ def test_a_server_that_is_killed_while_it_writes(database: str) -> None:
             made = whole(http, said, last)
             writers = Writers(http.base_url)
             # At any moment: not before something was written, and not after a time that is known.
-            threading.Event().wait(chance.uniform(0.1, 1.0))
+            assert writers.wrote.wait(60), "nothing was acknowledged within a minute"
+            threading.Event().wait(chance.uniform(0.0, 0.9))
             os.kill(pid_of(lines), signal.SIGKILL)
             for thread in writers.threads:
                 thread.join()
