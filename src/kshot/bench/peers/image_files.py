@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,4 +65,12 @@ def loader(folder: Path, size: int, way: int, shot: int, query: int, tasks: int,
     """Batches that are tasks."""
     files = ImageFiles(folder, size)
     sampler = TaskSampler(files.labels, way, shot, query, tasks)
-    return DataLoader(files, batch_sampler=sampler, num_workers=workers, collate_fn=sampler.collate)
+    # A fork of a process where JAX's threads run may never come to its first image.
+    context = "spawn" if workers and "jax" in sys.modules else None
+    return DataLoader(
+        files,
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=sampler.collate,
+        multiprocessing_context=context,
+    )
